@@ -1,0 +1,22 @@
+"""A run directory: configuration, environment, checkpoints, metric files and resuming after any interruption."""
+
+from cmtjax.runs.directory import RunDirectory, load_checkpoint, open_existing, read_config, restore_params
+from cmtjax.runs.errors import ConfigMismatchError, DamagedCheckpointError, RunDirectoryError, RunLockedError
+from cmtjax.runs.files import atomic_directory, atomic_write_text
+from cmtjax.runs.run import Run, open_run
+
+__all__ = [
+    "ConfigMismatchError",
+    "DamagedCheckpointError",
+    "Run",
+    "RunDirectory",
+    "RunDirectoryError",
+    "RunLockedError",
+    "atomic_directory",
+    "atomic_write_text",
+    "load_checkpoint",
+    "open_existing",
+    "open_run",
+    "read_config",
+    "restore_params",
+]

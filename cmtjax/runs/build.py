@@ -1,0 +1,72 @@
+"""From a stored configuration to the parts of a run; used by the programs and by ``load_sampler``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from cmtjax.coordinates.domain import Domain
+from cmtjax.flows.flow import Flow, spline_flow
+from cmtjax.methods.cmt import CMTConfig, Method, cmt
+from cmtjax.methods.optimizers import adam_with_cosine
+from cmtjax.targets.target import Target
+
+
+def build_molecule(section: Mapping[str, Any]) -> Any:
+    """The molecule that ``config.molecule`` describes.
+
+    Args:
+      section: exactly one of ``name`` (a published molecule), ``sequence`` and ``pdb`` is not empty; the last two need a
+        ``force_field``.
+
+    Raises:
+      ValueError: for anything else, or an unknown name, sequence or force field.
+      FileNotFoundError: if there is no such PDB file.
+    """
+    from cmtjax import molecules  # OpenMM is not needed to read a run.
+
+    given = [kind for kind in ("name", "sequence", "pdb") if section[kind]]
+    if len(given) != 1:
+        raise ValueError(f"molecule must set exactly one of name, sequence and pdb, got {dict(section)}.")
+    if given == ["name"]:
+        return molecules.published(section["name"])
+    build = molecules.peptide if given == ["sequence"] else molecules.from_pdb
+    return build(section[given[0]], force_field=section["force_field"])
+
+
+def build_flow(section: Mapping[str, Any], domain: Domain) -> Flow:
+    """The flow that ``config.flow`` describes, on a domain."""
+    return spline_flow(domain, **section)
+
+
+def build_optimizer(section: Mapping[str, Any], num_steps: int) -> optax.GradientTransformation:
+    """The optimizer that ``config.optimizer`` describes, for a run of ``num_steps`` gradient steps."""
+    return adam_with_cosine(num_steps=num_steps, **_inf_is_none(section))
+
+
+def _inf_is_none(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Bounds are switched off by inf in a configuration, whose numbers cannot be None on the command line."""
+    return {name: None if value == float("inf") else value for name, value in section.items()}
+
+
+def build_method(config: Mapping[str, Any], target: Target, flow: Flow) -> Method:
+    """The method that ``config.method`` describes, with its optimizer.
+
+    Raises:
+      ValueError: if the method is unknown or a number is out of range.
+    """
+    section = dict(config["method"])
+    name = section.pop("name")
+    if name != "cmt":
+        raise ValueError(f"method.name must be 'cmt', got {name!r}.")
+    known = {field.name for field in dataclasses.fields(CMTConfig)}
+    if unknown := sorted(set(section) - known):
+        raise ValueError(f"method has unknown keys {unknown}; known are {sorted(known)}.")
+    if config["num_annealing_steps"] < 1:
+        raise ValueError(f"num_annealing_steps must be at least 1, got {config['num_annealing_steps']!r}.")
+    settings = CMTConfig(**_inf_is_none(section))
+    num_steps = config["num_annealing_steps"] * settings.num_gradient_steps
+    return cmt(target, flow, build_optimizer(config["optimizer"], num_steps), settings)
