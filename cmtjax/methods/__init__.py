@@ -1,0 +1,20 @@
+"""Training methods: init/update pairs on pure-functional state."""
+
+from cmtjax.methods.buffer import Buffer, draw_buffer
+from cmtjax.methods.cmt import CMTConfig, CMTInfo, CMTState, Method, cmt
+from cmtjax.methods.optimizers import adam_with_cosine
+from cmtjax.methods.weighted_fit import FitInfo, fit_flow, weighted_forward_kl_loss
+
+__all__ = [
+    "Buffer",
+    "CMTConfig",
+    "CMTInfo",
+    "CMTState",
+    "FitInfo",
+    "Method",
+    "adam_with_cosine",
+    "cmt",
+    "draw_buffer",
+    "fit_flow",
+    "weighted_forward_kl_loss",
+]
