@@ -8,7 +8,7 @@ MOLAR_GAS_CONSTANT_KJ_PER_MOL_KELVIN = 1.380649e-23 * 6.02214076e23 * 1e-3
 
 
 def thermal_energy_kj_mol(temperature_kelvin: float) -> float:
-    """kT in kJ/mol.
+    """KT in kJ/mol.
 
     Args:
       temperature_kelvin: a positive, finite temperature.

@@ -87,10 +87,10 @@ def spline_flow(
         return module.init(key, jnp.full((domain.num_dims, 1), 0.5))["params"]
 
     def to_base(params: Params, u: Array) -> tuple[Array, Array]:
-        return _batch_last(lambda v: module.apply({"params": params}, v), u, domain.num_dims)
+        return _batch_last(module.bind({"params": params}), u, domain.num_dims)
 
     def from_base(params: Params, z: Array) -> tuple[Array, Array]:
-        return _batch_last(lambda v: module.apply({"params": params}, v, method="from_base"), z, domain.num_dims)
+        return _batch_last(module.bind({"params": params}).from_base, z, domain.num_dims)
 
     def log_prob(params: Params, u: Array) -> Array:
         z, log_det = to_base(params, jnp.clip(u, 0.0, 1.0))

@@ -190,7 +190,14 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
             params=params,
             optimizer_state=optimizer.init(params),
             path=annealing.initial_path(),
-            dual=annealing.DualSolution(*(jnp.zeros(()) for _ in range(5)), status=jnp.zeros((), jnp.int32)),
+            dual=annealing.DualSolution(
+                trust_region_multiplier=jnp.zeros(()),
+                entropy_multiplier=jnp.zeros(()),
+                log_normalizer=jnp.zeros(()),
+                kl=jnp.zeros(()),
+                entropy_decay=jnp.zeros(()),
+                status=jnp.zeros((), jnp.int32),
+            ),
             annealing_step=jnp.zeros((), jnp.int32),
         )
 

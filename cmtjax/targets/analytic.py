@@ -49,4 +49,4 @@ def from_log_prob(
     def batched(x: Array) -> Array:
         return jax.vmap(log_prob)(x.reshape(-1, x.shape[-1])).reshape(x.shape[:-1])
 
-    return Target(Domain.box(lower.size, is_circular), to_physical, from_physical, batched)
+    return Target(Domain.box(lower.size, np.asarray(is_circular, bool)), to_physical, from_physical, batched)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cmtjax.coordinates.internal import InternalCoordinates, internal_coordinates
@@ -36,7 +37,7 @@ def boltzmann(
     """
     kt = thermal_energy_kj_mol(temperature_kelvin)
     options = dict(regularization or {})
-    regularize_energy(0.0, **options)  # Complains now, not inside a compiled function.
+    regularize_energy(jnp.zeros(()), **options)  # Complains now, not inside a compiled function.
     coordinates = molecule if isinstance(molecule, InternalCoordinates) else internal_coordinates(molecule)
 
     def log_prob(positions_nm: Float[Array, "*batch atoms 3"]) -> Float[Array, "*batch"]:

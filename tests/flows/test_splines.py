@@ -73,8 +73,8 @@ def test_round_trip(seed, shape, scale):
     x = jax.random.uniform(jax.random.key(seed), (shape[1] + shape[2], 16))
     y, log_slope = splines.spline_forward(raw, x, shape[0])
     back, inverse_log_slope = splines.spline_inverse(raw, y, shape[0])
-    # A step of one float32 ulp (6e-8) in y is a step of 6e-8 / slope in x; the slope is at least about 1e-6 between steep
-    # knots. Comparing in y instead of x takes the slope out; some ten operations of 1e-7 remain.
+    # A step of one float32 ulp (6e-8) in y is a step of 6e-8 / slope in x. Comparing in y instead of x takes the slope
+    # out; some ten operations of 1e-7 remain.
     np.testing.assert_allclose(splines.spline_forward(raw, back, shape[0])[0], y, atol=2e-6)
     flat = np.abs(np.asarray(log_slope)) < 3.0
     np.testing.assert_allclose(np.asarray(back)[flat], np.asarray(x)[flat], atol=5e-5)

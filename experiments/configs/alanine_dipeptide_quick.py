@@ -1,0 +1,23 @@
+"""Alanine dipeptide on two cores in half an hour: a smaller flow, smaller buffers, larger steps."""
+
+from configs import base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.energy.regularization.scheme = "multiplicative_log"
+    config.energy.regularization.high = 1e3
+    config.flow.num_couplings = 8
+    config.flow.hidden_sizes = (128, 128)
+    config.flow.feature_scale = 10.0
+    config.method.buffer_size = 100_000
+    config.method.num_gradient_steps = 200
+    config.method.entropy_bound = 1.6
+    config.method.weight_clip_fraction = 1e-4
+    config.num_annealing_steps = 75
+    config.optimizer.learning_rate = 7e-4
+    config.optimizer.warmup_steps = 200
+    config.optimizer.weight_decay = 0.0
+    config.evaluation.reference_log_z = -175.009
+    return config

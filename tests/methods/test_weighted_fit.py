@@ -1,0 +1,128 @@
+"""The weighted forward-KL loss and its fit."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmtjax.coordinates import Domain
+from cmtjax.flows import spline_flow
+from cmtjax.methods import adam_with_cosine, fit_flow, weighted_forward_kl_loss
+from cmtjax.methods.buffer import in_chunks
+from cmtjax.methods.weighted_fit import minibatch_indices
+
+
+def _flow():
+    return spline_flow(Domain.box(2, [False, True]), num_couplings=2, num_bins=4, hidden_sizes=(8,))
+
+
+def test_loss_is_the_weighted_mean():
+    flow = _flow()
+    params = flow.init(jax.random.key(0))
+    u = jax.random.uniform(jax.random.key(1), (50, 2))
+    log_weights = jax.random.normal(jax.random.key(2), (50,)).at[3].set(-jnp.inf)
+    expected = -np.mean(np.exp(np.asarray(log_weights, np.float64)) * np.asarray(flow.log_prob(params, u), np.float64))
+    np.testing.assert_allclose(weighted_forward_kl_loss(flow, params, u, log_weights), expected, rtol=1e-5)  # float32
+
+
+def test_points_without_weight_leave_loss_and_gradient_finite():
+    flow = _flow()
+    params = flow.init(jax.random.key(0))
+    u = jax.random.uniform(jax.random.key(1), (5, 2)).at[2].set(jnp.nan)
+    log_weights = jnp.zeros(5).at[2].set(-jnp.inf)
+    loss, gradient = jax.value_and_grad(lambda p: weighted_forward_kl_loss(flow, p, u, log_weights))(params)
+    assert np.isfinite(loss)
+    chex.assert_tree_all_finite(gradient)
+
+
+def test_fit_learns_a_weighted_density():
+    """Uniform samples with weights of a known density: the fit's cross-entropy comes near that density's entropy."""
+    flow = _flow()
+    u = jax.random.uniform(jax.random.key(0), (4000, 2))
+    log_density = jax.scipy.stats.norm.logpdf(u[:, 0], 0.4, 0.08) + jnp.log1p(
+        0.8 * jnp.cos(2 * jnp.pi * (u[:, 1] - 0.9))
+    )
+    optimizer = adam_with_cosine(learning_rate=2e-2, num_steps=400)
+    params = flow.init(jax.random.key(1))
+    fit = jax.jit(lambda p, o, k: fit_flow(flow, optimizer, p, o, k, u, log_density, batch_size=200, num_steps=400))
+    params, _, info = fit(params, optimizer.init(params), jax.random.key(2))
+    weights = jnp.exp(log_density)
+    entropy = -jnp.sum(weights * log_density) / jnp.sum(weights)
+    before = weighted_forward_kl_loss(flow, flow.init(jax.random.key(1)), u, log_density)
+    assert before - entropy > 0.3
+    # KL of a 4-bin spline fitted to 4000 samples.
+    assert abs(info.training_loss - entropy) < 0.03
+    assert info.num_skipped_updates == 0
+
+
+def test_passes_are_without_replacement():
+    indices = minibatch_indices(jax.random.key(0), 103, 10, 25)
+    chex.assert_shape(indices, (25, 10))
+    for start in (0, 10):
+        one_pass = np.asarray(indices[start : start + 10]).ravel()
+        assert np.unique(one_pass).size == 100
+    assert not np.array_equal(indices[0], indices[10])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+    flow = _flow()
+    params = flow.init(jax.random.key(0))
+    u = jax.random.uniform(jax.random.key(1), (20, 2))
+    optimizer = optax.adam(1e-2)
+    for log_weight, skipped in ((jnp.inf, 5), (0.0, 0)):
+        fitted, _, info = fit_flow(
+            flow, optimizer, params, optimizer.init(params), jax.random.key(2), u, jnp.full(20, log_weight),
+            batch_size=20, num_steps=5,
+        )  # fmt: skip
+        assert info.num_skipped_updates == skipped
+        same = all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), fitted, params)))
+        assert same == (skipped == 5)
+
+
+@pytest.mark.parametrize(("kwargs", "message"), [({"batch_size": 30}, "batch_size"), ({"num_steps": 0}, "num_steps")])
+def test_impossible_fits_are_refused(kwargs, message):
+    flow = _flow()
+    params = flow.init(jax.random.key(0))
+    options = {"batch_size": 5, "num_steps": 2, **kwargs}
+    with pytest.raises(ValueError, match=message):
+        fit_flow(flow, optax.sgd(0.1), params, (), jax.random.key(0), jnp.full((20, 2), 0.5), jnp.zeros(20), **options)
+
+
+def test_optimizer_adds_decay_after_clipping_and_follows_the_cosine():
+    optimizer = adam_with_cosine(
+        learning_rate=0.1, num_steps=100, warmup_steps=10, weight_decay=0.5, max_gradient_norm=1.0
+    )
+    params = {"w": jnp.array([2.0, -4.0])}
+    gradient = {"w": jnp.array([300.0, 400.0])}
+    state = optimizer.init(params)
+    first, state = optimizer.update(gradient, state, params)
+    np.testing.assert_array_equal(first["w"], 0.0)  # the warm-up starts from zero
+    second, _ = optimizer.update(gradient, state, params)
+    # Adam's step of a constant gradient is its sign: clipped to (0.6, 0.8), plus 0.5 · (2, −4): (1.6, −1.2).
+    np.testing.assert_allclose(second["w"], [-0.01, 0.01], rtol=1e-3)
+    rates = []
+    for _ in range(100):
+        update, state = optimizer.update(gradient, state, params)
+        rates.append(float(-update["w"][0]))
+    assert max(rates) == pytest.approx(0.1, rel=1e-3)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-6)
+    # Half way down the cosine, 45 steps after the peak, the rate is half.
+    assert rates[9 + 44] == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", 0.0), ("warmup_steps", 10), ("weight_decay", -1.0), ("max_gradient_norm", 0.0)],
+)
+def test_impossible_optimizers_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        adam_with_cosine(**{"learning_rate": 0.1, "num_steps": 10, name: value})
+
+
+def test_chunks_are_joined_in_order():
+    result = in_chunks(lambda key, size: jax.random.uniform(key, (size, 2)), jax.random.key(0), 10, 4)
+    chex.assert_shape(result, (10, 2))
+    # Three chunks of four: different keys, none repeated.
+    assert np.unique(np.asarray(result)).size == 20
