@@ -162,7 +162,7 @@ class InternalCoordinates:
         batch, dtype = positions_nm.shape[:-2], positions_nm.dtype
         columns = positions_nm.reshape(-1, self.num_atoms, 3).transpose(2, 1, 0)
         bonds, angles, torsions = placement.measure_atoms(self.z_matrix, columns)
-        bonds = bonds[np.flatnonzero(~self.z_matrix.bond_is_constrained)]
+        bonds = bonds[np.flatnonzero(~self.z_matrix.bond_is_constrained).astype(np.int32)]
         offset = jnp.concatenate([bonds, angles, torsions]) - _column(self.window_center, dtype)
         wrapped = offset - 2 * np.pi * jnp.round(offset / (2 * np.pi))
         offset = jnp.where(self.domain.is_circular[:, None], wrapped, offset)
@@ -181,7 +181,8 @@ class InternalCoordinates:
         fixed = _column(self.z_matrix.bond_reference_nm[is_constrained], free_bonds.dtype)
         fixed = jnp.broadcast_to(fixed, (fixed.shape[0], free_bonds.shape[1]))
         # A stable sort puts the free bonds first; its inverse puts them back.
-        return jnp.concatenate([free_bonds, fixed])[np.argsort(np.argsort(is_constrained, kind="stable"))]
+        back = np.argsort(np.argsort(is_constrained, kind="stable")).astype(np.int32)
+        return jnp.concatenate([free_bonds, fixed])[back]
 
     def _log_det(self, free_bonds: Float[Array, "free batch"], angles: Float[Array, "angles batch"]) -> Array:
         """log|dx/du|, from the deviations of bonds so that single precision keeps its digits in the large constant."""

@@ -33,9 +33,9 @@ class Level(NamedTuple):
     rows: Int[np.ndarray, "rows"]
     parent: Int[np.ndarray, "rows"]
     axis: Int[np.ndarray, "rows"]
-    axis_sign: Float[np.ndarray, "rows"]
+    axis_sign: Int[np.ndarray, "rows"]
     plane: Int[np.ndarray, "rows"]
-    plane_sign: Float[np.ndarray, "rows"]
+    plane_sign: Int[np.ndarray, "rows"]
 
 
 class Placement(NamedTuple):
@@ -67,24 +67,26 @@ def plan_placement(z_matrix: ZMatrix) -> Placement:
     order = sorted(range(len(rows)), key=lambda row: depth[rows[row][0]])
     slots = {atom: slot for slot, atom in enumerate(initial + [rows[row][0] for row in order])}
 
-    def bond(start: int, end: int) -> tuple[int, float] | None:
+    def bond(start: int, end: int) -> tuple[int, int] | None:
         """Slot and sign of the unit vector from ``start`` to ``end``, None where they are not bound."""
         if bound_to.get(end) == start:
-            return slots[end], 1.0
+            return slots[end], 1
         if bound_to.get(start) == end:
-            return slots[start], -1.0
+            return slots[start], -1
         return None
 
-    levels: dict[int, list[tuple[int, int, int, float, int, float]]] = {}
+    levels: dict[int, list[tuple[int, ...]]] = {}
     for row in order:
         i, j, k, l = rows[row]  # noqa: E741
         axis, plane = bond(k, j), bond(l, k) or bond(l, j)
         if axis is None or plane is None:
             raise ValueError(f"z_matrix.rows must have j bound to k, and l to j or k, but row {row} is {rows[row]}.")
         levels.setdefault(depth[i], []).append((row, slots[j], *axis, *plane))
+    # 32 bit: JAX caches 64-bit index arrays in the precision of the first trace, which breaks a function that is traced
+    # without x64 and then with it.
     return Placement(
-        levels=tuple(Level(*(np.array(column) for column in zip(*level, strict=True))) for level in levels.values()),
-        slots=np.array([slots[atom] for atom in range(len(slots))]),
+        levels=tuple(Level(*np.array(level, np.int32).T) for level in levels.values()),
+        slots=np.array([slots[atom] for atom in range(len(slots))], np.int32),
     )
 
 
@@ -116,8 +118,8 @@ def place_atoms(
     zero, one = jnp.zeros_like(bonds[0]), jnp.ones_like(bonds[0])
     first = jnp.stack([one, zero, zero])
     second = jnp.stack([-cos_angle[0], sin_angle[0], zero])
-    directions = jnp.stack([zero * first, first, second], axis=1)  # slot 0 is bound to nothing
-    positions = jnp.stack([-bonds[0] * first, zero * first, bonds[1] * second], axis=1)
+    directions = jnp.stack([jnp.zeros_like(first), first, second], axis=1)  # slot 0 is bound to nothing
+    positions = jnp.stack([-bonds[0] * first, jnp.zeros_like(first), bonds[1] * second], axis=1)
     for level in placement.levels:
         axis = directions[:, level.axis] * jnp.asarray(level.axis_sign, bonds.dtype)[:, None]
         plane = directions[:, level.plane] * jnp.asarray(level.plane_sign, bonds.dtype)[:, None]
@@ -146,9 +148,9 @@ def measure_atoms(
     Returns:
       Bond lengths in nm, angles in [0, π] and torsions in [−π, π] (IUPAC sign), in the order of the z-matrix.
     """
-    first, second, third = z_matrix.initial_atoms
-    angle_atoms = np.concatenate([[[first, second, third]], z_matrix.rows[:, :3]])
-    bond_atoms = np.concatenate([[[first, second], [second, third]], z_matrix.rows[:, :2]])
+    initial, rows = z_matrix.initial_atoms.astype(np.int32), z_matrix.rows.astype(np.int32)
+    bond_atoms = np.concatenate([[initial[:2], initial[1:]], rows[:, :2]])
+    angle_atoms = np.concatenate([[initial], rows[:, :3]])
 
     def difference(end: np.ndarray, start: np.ndarray) -> Float[Array, "3 rows batch"]:
         return positions_nm[:, end] - positions_nm[:, start]
@@ -158,7 +160,7 @@ def measure_atoms(
     to_i, to_k = difference(i, j), difference(k, j)
     # atan2 keeps its digits where arccos does not, near a straight angle.
     angles = jnp.arctan2(_norm(_cross(to_i, to_k)), _dot(to_i, to_k))
-    i, j, k, l = z_matrix.rows.T  # noqa: E741
+    i, j, k, l = rows.T  # noqa: E741
     to_j, along, to_l = difference(j, i), difference(k, j), difference(l, k)
     far_normal = _cross(along, to_l)
     torsions = jnp.arctan2(_norm(along) * _dot(to_j, far_normal), _dot(_cross(to_j, along), far_normal))

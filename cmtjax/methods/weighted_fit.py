@@ -126,7 +126,7 @@ def fit_flow(
         params, optimizer_state = carry
         loss = jax.grad(lambda p: batch_sums(flow, p, u[batch], log_weights[batch]), has_aux=True)
         gradient, sums = loss(params)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
         proposal = (optax.apply_updates(params, updates), new_optimizer_state)
         carry = select(jnp.isfinite(norm), proposal, carry)

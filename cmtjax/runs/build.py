@@ -19,8 +19,8 @@ def build_molecule(section: Mapping[str, Any]) -> Any:
     """The molecule that ``config.molecule`` describes.
 
     Args:
-      section: exactly one of ``name`` (a published molecule), ``sequence`` and ``pdb`` is not empty; the last two need a
-        ``force_field``.
+      section: exactly one of ``name`` (a published molecule), ``sequence`` and ``pdb`` is not empty; the last two need
+        a ``force_field``.
 
     Raises:
       ValueError: for anything else, or an unknown name, sequence or force field.
