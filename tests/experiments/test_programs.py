@@ -1,0 +1,235 @@
+"""train.py and sample.py as a user runs them, on a tiny flow of the real molecule with real energies."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import mdtraj
+import numpy as np
+import pytest
+
+import cmtjax
+from cmtjax import molecules
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_STEPS = 4
+# The platform is fixed so that two runs compute the same energies; by default each start measures which is faster.
+OVERRIDES = {
+    "num_annealing_steps": NUM_STEPS,
+    "energy.platform": "CPU",
+    "flow.num_couplings": 2,
+    "flow.hidden_sizes": "(16,)",
+    "method.buffer_size": 2000,
+    "method.batch_size": 100,
+    "method.num_gradient_steps": 10,
+    "method.chunk_size": 1000,
+    "method.num_diagnostic_samples": 500,
+    "optimizer.warmup_steps": 5,
+    "evaluation.num_samples": 3000,
+}
+
+
+def _command(workdir, **changes):
+    overrides = {**OVERRIDES, **changes}
+    return [
+        sys.executable,
+        "experiments/train.py",
+        "--config=experiments/configs/alanine_dipeptide_quick.py",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in overrides.items()),
+    ]
+
+
+def _run(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+def _sample(workdir, *flags):
+    return _run([sys.executable, "experiments/sample.py", f"--workdir={workdir}", *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    result = _run(_command(workdir))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return workdir, result.stdout
+
+
+def _checkpoint_params(workdir):
+    return cmtjax.runs.restore_params(workdir)[1]
+
+
+def test_a_run_leaves_everything_behind(finished):
+    workdir, output = finished
+    for name in (
+        "config.json",
+        "environment.json",
+        "metrics.csv",
+        "timings.csv",
+        "summary.json",
+        "molecule/system.xml",
+    ):
+        assert (workdir / name).is_file(), name
+    for name in ("training", "path", "ramachandran", "energies"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert [line.split()[0] for line in output.splitlines() if "left" in line][:NUM_STEPS] == ["step"] * NUM_STEPS
+    rows = list(csv.DictReader((workdir / "metrics.csv").open()))
+    assert [int(row["target_evaluations"]) for row in rows] == [2000, 4000, 6000, 8000]
+    assert float(rows[-1]["kl"]) == pytest.approx(0.3, rel=2e-3)  # the trust region is active in the first steps
+    entropies = [float(row["entropy"]) for row in rows]
+    assert entropies[-1] < entropies[0]
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["num_samples"] == 3000
+    assert 0.0 < summary["ess"] <= 1.0
+
+
+def test_a_second_start_does_nothing(finished):
+    workdir, _ = finished
+    before = (workdir / "metrics.csv").read_bytes()
+    result = _run(_command(workdir, **{"energy.num_workers": 1}))  # the number of workers may change
+    assert result.returncode == 0
+    assert "finished; nothing to do" in result.stdout
+    assert (workdir / "metrics.csv").read_bytes() == before
+
+
+def test_another_config_is_refused(finished):
+    result = _run(_command(finished[0], **{"method.trust_region_bound": 0.2}))
+    assert result.returncode == 2
+    assert "method.trust_region_bound" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
+    expected, _ = finished
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(
+        _command(workdir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    checkpoint = workdir / "checkpoints" / "000002"
+    deadline = time.monotonic() + 500
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (workdir / "summary.json").exists()
+    result = _run(_command(workdir))
+    assert result.returncode == 0, result.stderr
+    assert "resuming after step" in result.stdout
+    assert (workdir / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+    assert (workdir / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, _checkpoint_params(workdir), _checkpoint_params(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.trust_regoin_bound": 1.0}, "trust_region_bound"),
+        ({"method.batch_size": 3000}, "batch_size must be at most"),
+        ({"molecule.name": "alanine_decapeptide"}, "alanine_dipeptide"),
+    ],
+)
+def test_mistakes_are_one_line(changes, message, tmp_path):
+    result = _run(_command(tmp_path / "run", **changes))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_samples_carry_their_weights(finished, tmp_path):
+    workdir, _ = finished
+    output = tmp_path / "samples.npz"
+    result = _sample(workdir, "--num_samples=300", f"--output={output}")
+    assert result.returncode == 0, result.stderr
+    samples = np.load(output)
+    assert samples["positions_nm"].shape == (300, 22, 3)
+    # The same numbers from the sampler, whose energies are computed by OpenMM in another way: one by one, here.
+    molecule = molecules.load(workdir / "molecule")
+    sampler = cmtjax.load_sampler(workdir)
+    # Positions went through float32 and back to internal coordinates.
+    np.testing.assert_allclose(sampler.log_prob(samples["positions_nm"]), samples["log_q"], atol=0.05)
+    assert np.all(np.isfinite(samples["log_weights"]))
+    np.testing.assert_allclose(samples["log_p"] - samples["log_q"], samples["log_weights"], rtol=1e-5)
+    with cmtjax.energies.OpenMMPool(molecule.system, 1, "Reference") as pool:
+        energies_kj_mol = pool.evaluate(samples["positions_nm"])[0]
+    low = energies_kj_mol < 2000.0  # below the regularization
+    assert np.sum(low) > 5
+    expected = -energies_kj_mol[low] / 2.494339
+    np.testing.assert_allclose(samples["log_p"][low], expected, rtol=1e-4, atol=0.01)  # float32 energies
+
+
+@pytest.mark.parametrize("suffix", ["dcd", "pdb"])
+def test_samples_are_read_by_mdtraj(finished, tmp_path, suffix):
+    workdir, _ = finished
+    output = tmp_path / f"samples.{suffix}"
+    result = _sample(workdir, "--num_samples=50", f"--output={output}", "--resample", "--seed=1")
+    assert result.returncode == 0, result.stderr
+    topology = str(workdir / "molecule" / "topology.pdb")
+    trajectory = mdtraj.load(str(output), top=topology) if suffix == "dcd" else mdtraj.load(str(output))
+    assert trajectory.xyz.shape == (50, 22, 3)
+    reference = mdtraj.load(topology)
+    assert [a.name for a in trajectory.topology.atoms] == [a.name for a in reference.topology.atoms]
+    # A bond of the flow is within 0.035 nm of its length at the minimum; PDB files round to 1e-4 nm.
+    bonds = [[0, 1]]
+    difference = mdtraj.compute_distances(trajectory, bonds) - mdtraj.compute_distances(reference, bonds)
+    assert np.max(np.abs(difference)) < 0.0352
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.log_weights.npy"), np.zeros(50))
+
+
+def test_sampler_in_other_code(finished):
+    workdir, _ = finished
+    sampler = cmtjax.load_sampler(workdir, energy_fn=lambda x: 100.0 * jnp.sum(x**2, (-2, -1)))
+    draw = jax.jit(lambda sampler, key: sampler.sample(key, num_samples=64))
+    samples = draw(sampler, jax.random.key(0))
+    assert samples.positions_nm.shape == (64, 22, 3)
+    expected = -100.0 * np.sum(np.asarray(samples.positions_nm) ** 2, (1, 2)) / 2.494339
+    np.testing.assert_allclose(samples.log_p, expected, rtol=1e-5)
+    np.testing.assert_allclose(samples.log_weights, samples.log_p - samples.log_q, rtol=1e-5)
+    # Parameters are an argument: other ones through the same compiled function give other samples.
+    changed = jax.tree.map(lambda x: 1.5 * x, sampler)
+    assert not np.allclose(draw(changed, jax.random.key(0)).log_q, samples.log_q)
+    assert np.all(sampler.in_domain(samples.positions_nm))
+    assert not np.any(sampler.in_domain(-samples.positions_nm))  # the mirror image
+    gradient = jax.grad(lambda x: sampler.log_prob(x))(samples.positions_nm[0])
+    assert np.all(np.isfinite(gradient))
+    # Rigid motion does not change the density.
+    shifted = samples.positions_nm[:, :, jnp.array([1, 2, 0])] + 0.3
+    np.testing.assert_allclose(sampler.log_prob(shifted), sampler.log_prob(samples.positions_nm), atol=0.02)
+    without = cmtjax.load_sampler(workdir).sample(jax.random.key(0), num_samples=3)
+    assert without.log_p is None
+    assert without.log_weights is None
+
+
+def test_the_sampler_needs_no_openmm(finished):
+    code = (
+        "import sys; sys.modules['openmm'] = None; import cmtjax, jax; "
+        f"print(cmtjax.load_sampler({str(finished[0])!r}).sample(jax.random.key(0), num_samples=2).log_q.shape)"
+    )
+    result = _run([sys.executable, "-c", code])
+    assert result.stdout.strip() == "(2,)", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=missing", "--output=x.npz"], "missing"),
+        (["--workdir=RUN", "--output=x.xyz"], ".dcd"),
+        (["--workdir=RUN", "--output=missing/x.npz"], "--output"),
+        (["--workdir=RUN", "--output=x.npz", "--num_samples=0"], "--num_samples"),
+    ],
+)
+def test_mistakes_of_sample_are_one_line(finished, flags, message):
+    flags = [flag.replace("RUN", str(finished[0])) for flag in flags]
+    result = _run([sys.executable, "experiments/sample.py", *flags])
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
