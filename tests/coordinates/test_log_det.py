@@ -7,20 +7,26 @@ import pytest
 
 from cmtjax import molecules
 
+NUM_POINTS = 50  # of every batch, so that the map compiles once for each precision
+
 
 def place_textbook(z_matrix, bonds, angles, torsions):
     """(atoms, 3), one atom after the other from three positions; the first at the origin, the second above it."""
-    first, second, third = z_matrix.initial_atoms.tolist()
-    zero = jnp.zeros(())
-    atoms = {first: jnp.zeros(3), second: jnp.stack([zero, zero, bonds[0]])}
-    atoms[third] = atoms[second] + bonds[1] * jnp.stack([jnp.sin(angles[0]), zero, -jnp.cos(angles[0])])
-    for (i, j, k, l), r, theta, tau in zip(z_matrix.rows.tolist(), bonds[2:], angles[1:], torsions, strict=True):  # noqa: E741
+    _, second, third = z_matrix.initial_atoms.tolist()
+    tilted = jnp.stack([jnp.sin(angles[0]), jnp.zeros(()), -jnp.cos(angles[0])])
+    atoms = jnp.zeros((z_matrix.num_atoms, 3)).at[second, 2].set(bonds[0])
+    atoms = atoms.at[third].set(atoms[second] + bonds[1] * tilted)
+
+    def place(atoms, row_and_values):
+        (i, j, k, l), r, theta, tau = row_and_values  # noqa: E741
         axis = (atoms[j] - atoms[k]) / jnp.linalg.norm(atoms[j] - atoms[k])
         normal = jnp.cross(atoms[k] - atoms[l], axis)
         normal = normal / jnp.linalg.norm(normal)
         local = jnp.stack([-jnp.cos(theta), jnp.sin(theta) * jnp.cos(tau), jnp.sin(theta) * jnp.sin(tau)])
-        atoms[i] = atoms[j] + r * (jnp.stack([axis, jnp.cross(normal, axis), normal], axis=1) @ local)
-    return jnp.stack([atoms[index] for index in range(len(atoms))])
+        position = atoms[j] + r * (jnp.stack([axis, jnp.cross(normal, axis), normal], axis=1) @ local)
+        return atoms.at[i].set(position), None
+
+    return jax.lax.scan(place, atoms, (z_matrix.rows, bonds[2:], angles[1:], torsions))[0]
 
 
 def rotation_z(angle):
@@ -53,13 +59,13 @@ def test_log_det_is_that_of_the_full_jacobian(name, case):
 
     with jax.enable_x64(True):
         generator = np.random.default_rng(3)
-        u = generator.uniform(size=num_dims)
+        points = generator.uniform(size=(NUM_POINTS, num_dims))
         rigid = np.concatenate([generator.normal(size=3), [0.3, -0.4, 0.8]])
-        variables = jnp.asarray(np.concatenate([rigid, z_matrix.bond_reference_nm[constrained], u]))
+        variables = jnp.asarray(np.concatenate([rigid, z_matrix.bond_reference_nm[constrained], points[0]]))
         assert variables.size == 3 * atoms
-        positions, log_det = case(name).to_physical(jnp.asarray(u))
+        positions, log_det = (array[0] for array in case(name).to_physical(jnp.asarray(points)))
         assert log_det.dtype == jnp.float64
-        jacobian = jax.jacobian(full_map)(variables).reshape(3 * atoms, 3 * atoms)
+        jacobian = jax.jit(jax.jacobian(full_map))(variables).reshape(3 * atoms, 3 * atoms)
         # Double precision, through the elimination of a matrix of 225 rows at most.
         np.testing.assert_allclose(log_det, jnp.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-10)
 
@@ -77,7 +83,7 @@ def test_log_det_is_that_of_the_full_jacobian(name, case):
 @pytest.mark.parametrize("name", molecules.PUBLISHED_NAMES)
 def test_log_det_keeps_its_digits_in_single_precision(name, case):
     coordinates = case(name).coordinates
-    u = np.random.default_rng(4).uniform(size=(50, coordinates.domain.num_dims)).astype(np.float32)
+    u = np.random.default_rng(4).uniform(size=(NUM_POINTS, coordinates.domain.num_dims)).astype(np.float32)
     log_det = case(name).to_physical(u)[1]
     assert log_det.dtype == jnp.float32
     with jax.enable_x64(True):

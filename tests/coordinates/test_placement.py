@@ -85,7 +85,7 @@ def test_gradients_are_finite_in_the_whole_box(name, case):
     constant = np.repeat([[0.0], [0.5], [1.0]], num_dims, axis=1)
     by_group = [np.array(values)[coordinates.domain.groups] for values in itertools.product([0.0, 0.5, 1.0], repeat=3)]
     u = jnp.asarray(np.concatenate([inside, on_faces, corners, constant, by_group]), jnp.float32)
-    weights = jnp.asarray(generator.normal(size=(coordinates.num_atoms, 3)), jnp.float32)
+    weights = generator.normal(size=(coordinates.num_atoms, 3)).astype(np.float32)
 
     @jax.jit
     def values_and_gradients(u):
@@ -99,11 +99,13 @@ def test_gradients_are_finite_in_the_whole_box(name, case):
         assert np.all(np.isfinite(array))
     # Against central differences in float64, at the points inside.
     direction = generator.normal(size=(40, num_dims))
+    inside = np.asarray(u[:40], np.float64)
     with jax.enable_x64(True):
-        step = 1e-6 * direction
-        above, below = (case(name).to_physical(jnp.asarray(u[:40], jnp.float64) + sign * step) for sign in (1, -1))
-        slope = np.sum(weights * (above[0] - below[0]), axis=(1, 2)) / 2e-6
-        log_det_slope = (above[1] - below[1]) / 2e-6
+        ends = (inside + 1e-6 * direction, inside - 1e-6 * direction)
+        above, below = (jax.tree.map(np.asarray, case(name).to_physical(jnp.asarray(end))) for end in ends)
+    slope = np.sum(weights * (above[0] - below[0]), axis=(1, 2)) / 2e-6
+    log_det_slope = (above[1] - below[1]) / 2e-6
+    along_positions, along_log_det = np.asarray(along_positions[:40]), np.asarray(along_log_det[:40])
     # float32 sums over some 100 dims; the bound is relative to their size, as terms cancel. A tenth of the points may
     # have a frame close to a straight angle, which amplifies rounding.
     error = np.abs(np.sum(along_positions * direction, axis=1) - slope)
