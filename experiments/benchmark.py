@@ -5,6 +5,8 @@
 Suites:
   pool: the OpenMM worker pool against one bare OpenMM loop on the same platform, in turns within one run, so that
     both see the same load of the machine. The ratio is pool / (num_workers x bare loop).
+  dual: seconds of the compiled dual solver on 500,000 samples, from scratch and from earlier multipliers, over
+    log-ratio spreads of nine orders of magnitude.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import openmm
 from absl import app, flags, logging
 
 import cmtjax
+from cmtjax.annealing import solve_dual
 from cmtjax.energies import OpenMMPool
 from cmtjax.energies.openmm_worker import create_context
 from cmtjax.molecules import PUBLISHED_NAMES, published
 
-_SUITE = flags.DEFINE_enum("suite", "pool", ["pool"], "What to measure.")
+_SUITE = flags.DEFINE_enum("suite", "pool", ["pool", "dual"], "What to measure.")
 _MOLECULES = flags.DEFINE_list("molecules", ["alanine_dipeptide", "alanine_tetrapeptide"], "Published molecules.")
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Processes in the pool.", lower_bound=1)
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["100", "2000", "10000"], "Configurations in one evaluation.")
@@ -91,6 +94,35 @@ def benchmark_pool(name: str) -> list[dict[str, Any]]:
     return rows
 
 
+def benchmark_dual(num_samples: int = 500_000) -> list[dict[str, Any]]:
+    """Rows of median seconds, one row a spread of log p̃ − log q."""
+    solve = jax.jit(solve_dual)
+    rng = np.random.default_rng(0)
+    rows = []
+    for spread in np.logspace(-1, 8, 10):
+        log_q = (200 + 5 * rng.normal(size=num_samples)).astype(np.float32)
+        log_p = (log_q - spread * rng.exponential(size=num_samples) ** 3).astype(np.float32)
+        solution = jax.block_until_ready(solve(log_q, log_p))
+        jax.block_until_ready(solve(log_q, log_p, initial=solution))
+        scratch, initial = np.array(
+            [
+                (seconds(solve, log_q, log_p), seconds(lambda *a, s=solution: solve(*a, initial=s), log_q, log_p))
+                for _ in range(_NUM_ROUNDS.value)
+            ]
+        ).T
+        rows.append(
+            {
+                "spread": float(spread),
+                "trust_region_multiplier": float(solution.trust_region_multiplier),
+                "entropy_multiplier": float(solution.entropy_multiplier),
+                "status": int(solution.status),
+                "seconds": float(np.median(scratch)),
+                "seconds_with_initial": float(np.median(initial)),
+            }
+        )
+    return rows
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     cells = [list(rows[0])] + [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
@@ -106,7 +138,10 @@ def main(arguments: list[str]) -> None:
         raise app.UsageError(f"--molecules must be among {list(PUBLISHED_NAMES)}, got {unknown}")
     if not all(size.isdigit() and int(size) for size in _BATCH_SIZES.value):
         raise app.UsageError(f"--batch_sizes must be positive integers, got {_BATCH_SIZES.value}")
-    rows = [row for name in _MOLECULES.value for row in benchmark_pool(name)]
+    if _SUITE.value == "pool":
+        rows = [row for name in _MOLECULES.value for row in benchmark_pool(name)]
+    else:
+        rows = benchmark_dual()
     print_table(rows)
     if _OUTPUT.value:
         environment = {
