@@ -35,6 +35,9 @@ def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value.to_dict()
     with program.user_errors():
+        # Before the directory is made: a mistake must not bind it to a configuration that cannot run.
+        build.check_config(config)
+        molecule = None if os.path.exists(_WORKDIR.value) else build.build_molecule(config["molecule"])
         run = runs.open_run(_WORKDIR.value, config, changeable=_CHANGEABLE)
     with run:
         if run.is_finished:
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> None:
             return
         with program.user_errors():
             if not run.molecule_directory.exists():
-                build.build_molecule(config["molecule"]).save(run.molecule_directory)
+                (molecule or build.build_molecule(config["molecule"])).save(run.molecule_directory)
             molecule = molecules.load(run.molecule_directory)
             num_workers = config["energy"]["num_workers"] or os.cpu_count() or 1
             platform = run.environment.get("openmm_platform") or config["energy"]["platform"] or None

@@ -273,8 +273,7 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
         _, sums = batch_sums(flow, params, buffer.u[split:], log_weights[split:])
         return sums.weighted_loss / sums.weight
 
-    evaluations = config.buffer_size
-    return Method(init, update, evaluations, config.num_gradient_steps)
+    return Method(init, update, config.buffer_size, config.num_gradient_steps)
 
 
 def _mean_where(values: Array, valid: Array) -> Array:

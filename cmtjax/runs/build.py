@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from cmtjax.coordinates.domain import Domain
+from cmtjax.energies.regularize import regularize_energy
 from cmtjax.flows.flow import Flow, spline_flow
 from cmtjax.methods.cmt import CMTConfig, Method, cmt
 from cmtjax.methods.optimizers import adam_with_cosine
 from cmtjax.targets.target import Target
+from cmtjax.units import thermal_energy_kj_mol
 
 
 def build_molecule(section: Mapping[str, Any]) -> Any:
@@ -58,6 +61,24 @@ def build_method(config: Mapping[str, Any], target: Target, flow: Flow) -> Metho
     Raises:
       ValueError: if the method is unknown or a number is out of range.
     """
+    settings, optimizer = _method_settings(config)
+    return cmt(target, flow, optimizer, settings)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses what no run can be made of, before anything is written.
+
+    Raises:
+      ValueError: if a number of the flow, the method, the optimizer, the temperature or the regularization is out of
+        range.
+    """
+    _method_settings(config)
+    build_flow(config["flow"], Domain.box(2))
+    thermal_energy_kj_mol(config["temperature_kelvin"])
+    regularize_energy(jnp.zeros(()), **config["energy"]["regularization"])
+
+
+def _method_settings(config: Mapping[str, Any]) -> tuple[CMTConfig, optax.GradientTransformation]:
     section = dict(config["method"])
     name = section.pop("name")
     if name != "cmt":
@@ -69,4 +90,4 @@ def build_method(config: Mapping[str, Any], target: Target, flow: Flow) -> Metho
         raise ValueError(f"num_annealing_steps must be at least 1, got {config['num_annealing_steps']!r}.")
     settings = CMTConfig(**_inf_is_none(section))
     num_steps = config["num_annealing_steps"] * settings.num_gradient_steps
-    return cmt(target, flow, build_optimizer(config["optimizer"], num_steps), settings)
+    return settings, build_optimizer(config["optimizer"], num_steps)

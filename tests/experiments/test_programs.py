@@ -133,6 +133,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, tmp_path):
     [
         ({"method.trust_regoin_bound": 1.0}, "trust_region_bound"),
         ({"method.batch_size": 3000}, "batch_size must be at most"),
+        ({"flow.num_bins": 1}, "num_bins"),
+        ({"energy.regularization.scheme": "none"}, "scheme"),
         ({"molecule.name": "alanine_decapeptide"}, "alanine_dipeptide"),
     ],
 )
@@ -142,6 +144,7 @@ def test_mistakes_are_one_line(changes, message, tmp_path):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()  # the corrected command may use the directory
 
 
 def test_samples_carry_their_weights(finished, tmp_path):
