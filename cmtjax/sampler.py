@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from cmtjax.coordinates.internal import InternalCoordinates, internal_coordinates
+from cmtjax.energies.amber import AmberEnergy
 from cmtjax.flows.flow import Flow, Params
 from cmtjax.methods.buffer import in_chunks
 from cmtjax.molecules.z_matrix import ZMatrix
@@ -120,7 +121,8 @@ def load_sampler(run_directory: str | os.PathLike[str], energy_fn: Callable[[Arr
 
     Args:
       run_directory: what ``train.py`` wrote.
-      energy_fn: positions (…, atoms, 3) nm -> kJ/mol, for ``log_p`` and ``log_weights``; without it they are None.
+      energy_fn: positions (…, atoms, 3) nm -> kJ/mol, for ``log_p`` and ``log_weights``. By default the energy in JAX
+        that the run was trained with; a run with another back end has none, and they are None.
 
     Raises:
       FileNotFoundError: if the directory does not exist.
@@ -131,6 +133,8 @@ def load_sampler(run_directory: str | os.PathLike[str], energy_fn: Callable[[Arr
     flow = build_flow(run.config["flow"], coordinates.domain)
     template = jax.eval_shape(flow.init, jax.random.key(0))
     _, params = restore_params(run_directory, template)
+    if energy_fn is None and run.energy_path.exists():
+        energy_fn = AmberEnergy.load(run.energy_path)
     return Sampler(params, _Parts(flow, coordinates, _target(run.config, coordinates, energy_fn)))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import program
+
 from cmtjax import annealing, evaluation
 from cmtjax.coordinates.internal import InternalCoordinates
 from cmtjax.evaluation import figures
@@ -28,21 +30,23 @@ def write_report(
 
     def progress(num_drawn: int) -> None:
         left = (time.monotonic() - start) / num_drawn * (num_samples - num_drawn)
-        print(f"evaluation: {num_drawn:,} of {num_samples:,} samples, {left:.0f} s left", flush=True)
+        print(f"evaluation: {num_drawn:,} of {num_samples:,} samples, {program.format_duration(left)} left", flush=True)
 
+    pairs = coordinates.ramachandran_pairs
     samples = evaluation.draw_host_samples(
         target,
         flow,
         params,
         key,
         num_samples=num_samples,
+        columns=pairs.reshape(-1),
         chunk_size=config["method"]["chunk_size"],
         progress=progress,
     )
     log_weights = samples.log_p - samples.log_q
     clipped = annealing.clip_top_fraction(log_weights, 1e-4)
-    pairs = coordinates.ramachandran_pairs
-    torsions = coordinates.window_center[pairs] + coordinates.window_width[pairs] * (samples.u[:, pairs] - 0.5)
+    u = samples.u.reshape(num_samples, *pairs.shape)
+    torsions = coordinates.window_center[pairs] + coordinates.window_width[pairs] * (u - 0.5)
     metrics = run.read_metrics()
     summary = {
         "annealing_steps": int(metrics["annealing_step"][-1]),

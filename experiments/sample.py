@@ -9,6 +9,7 @@ weights: they are drawn again from --oversampling times as many, in proportion t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import time
@@ -29,7 +30,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write: .npz, .dcd or .pdb
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.")
 _RESAMPLE = flags.DEFINE_boolean("resample", False, "Resample to equal weights.")
 _OVERSAMPLING = flags.DEFINE_integer("oversampling", 4, "With --resample: samples drawn for each one written.")
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "OpenMM processes; 0: one a core.")
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", 0, "OpenMM processes of a run without energies in JAX; 0: one a core."
+)
 
 _SUFFIXES = (".npz", ".dcd", ".pdb")
 _BATCH_SIZE = 20_000
@@ -45,13 +48,10 @@ def main(argv: list[str]) -> None:
         program.require(_OVERSAMPLING.value >= 1, "--oversampling", _OVERSAMPLING.value, "at least 1")
         program.require(_NUM_WORKERS.value >= 0, "--num_workers", _NUM_WORKERS.value, "at least 0")
         run = runs.open_existing(_WORKDIR.value)
-        molecule = molecules.load(run.molecule_directory)
-        num_workers = _NUM_WORKERS.value or os.cpu_count() or 1
-        pool = energies.OpenMMPool(molecule.system, num_workers, run.environment.get("openmm_platform"))
-    with pool:
+    num_drawn = _NUM_SAMPLES.value * (_OVERSAMPLING.value if _RESAMPLE.value else 1)
+    with contextlib.ExitStack() as stack:
         with program.user_errors():
-            sampler = cmtjax.load_sampler(run.path, pool.energy)
-        num_drawn = _NUM_SAMPLES.value * (_OVERSAMPLING.value if _RESAMPLE.value else 1)
+            sampler = cmtjax.load_sampler(run.path, None if run.energy_path.exists() else _open_pool(run, stack).energy)
         samples = _draw(sampler, num_drawn)
     arrays = samples._asdict()
     ess = float(annealing.effective_sample_size(samples.log_weights))
@@ -63,6 +63,13 @@ def main(argv: list[str]) -> None:
         arrays["log_weights"] = np.zeros_like(arrays["log_weights"])
     _write(output, arrays, run)
     print(f"{output}: {_NUM_SAMPLES.value:,} samples; effective sample size of the {num_drawn:,} drawn: {ess:.1%}")
+
+
+def _open_pool(run: runs.RunDirectory, stack: contextlib.ExitStack) -> energies.OpenMMPool:
+    molecule = molecules.load(run.molecule_directory)
+    num_workers = _NUM_WORKERS.value or os.cpu_count() or 1
+    platform = run.environment.get("openmm_platform")
+    return stack.enter_context(energies.OpenMMPool(molecule.system, num_workers, platform))
 
 
 def _draw(sampler: cmtjax.Sampler, num_samples: int) -> Any:

@@ -3,29 +3,37 @@
     python experiments/train.py --config=experiments/configs/alanine_dipeptide_quick.py --workdir=runs/dipeptide
 
 Any setting can be overridden, as in --config.method.trust_region_bound=0.2. A run that was stopped is resumed by the
-same command.
+same command. --config.num_seeds=4 trains four runs in one compiled program, in a directory each.
 """
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
+import energy
 import jax
+import jax.numpy as jnp
 import numpy as np
 import program
 import report
 from absl import flags
 
 import cmtjax
-from cmtjax import annealing, energies, molecules, runs, targets
+from cmtjax import annealing, methods, molecules, runs, targets
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 
 _CONFIG = program.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; made if absent.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Run directory, or that of several seeds; made if absent.", required=True
+)
 
-# What no result depends on. The OpenMM platform of the first start is kept in environment.json.
+# What no result depends on. The energy's back end and OpenMM platform of the first start are kept in environment.json.
 _CHANGEABLE = ("energy.num_workers", "energy.platform")
 # A held-out loss this many nats above the training loss, with noise allowed for, says that the buffer is overfitted.
 _OVERFITTING_NATS = 1.0
@@ -34,101 +42,145 @@ _OVERFITTING_NATS = 1.0
 def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value.to_dict()
-    with program.user_errors():
-        # Before the directory is made: a mistake must not bind it to a configuration that cannot run.
-        build.check_config(config)
-        molecule = None if os.path.exists(_WORKDIR.value) else build.build_molecule(config["molecule"])
-        run = runs.open_run(_WORKDIR.value, config, changeable=_CHANGEABLE)
-    with run:
-        if run.is_finished:
-            print(f"{run.path} is finished; nothing to do. Results: {run.path / 'summary.json'}", flush=True)
+    with contextlib.ExitStack() as stack:
+        with program.user_errors():
+            # Before the directory is made: a mistake must not bind it to a configuration that cannot run.
+            build.check_config(config)
+            molecule = None if os.path.exists(_WORKDIR.value) else build.build_molecule(config["molecule"])
+            run_list = runs.open_runs(_WORKDIR.value, config, changeable=_CHANGEABLE)
+            for run in run_list:
+                stack.enter_context(run)
+        if all(run.is_finished for run in run_list):
+            for run in run_list:
+                print(f"{run.path} is finished; nothing to do. Results: {run.path / 'summary.json'}", flush=True)
             return
         with program.user_errors():
-            if not run.molecule_directory.exists():
-                (molecule or build.build_molecule(config["molecule"])).save(run.molecule_directory)
-            molecule = molecules.load(run.molecule_directory)
-            num_workers = config["energy"]["num_workers"] or os.cpu_count() or 1
-            platform = run.environment.get("openmm_platform") or config["energy"]["platform"] or None
-            pool = energies.OpenMMPool(molecule.system, num_workers, platform)
-        with pool:
-            if "openmm_platform" not in run.environment:
-                run.update_environment({"openmm_platform": pool.platform_name})
-            train(run, molecule, pool)
+            for run in run_list:
+                if not run.molecule_directory.exists():
+                    (molecule or build.build_molecule(config["molecule"])).save(run.molecule_directory)
+                molecule = molecules.load(run.molecule_directory)
+            backend = stack.enter_context(energy.open_energy(run_list, molecule))
+        train(run_list, molecule, backend)
 
 
-def train(run: runs.Run, molecule: molecules.Molecule, pool: energies.OpenMMPool) -> None:
-    """Runs the annealing steps that are left, then evaluates."""
-    config = run.config
+def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: energy.Energy) -> None:
+    """Runs the annealing steps that are left, then evaluates; several runs as one program."""
+    config, num_runs = run_list[0].config, len(run_list)
     with program.user_errors():
         target = targets.boltzmann(
             molecule,
-            pool.energy,
+            backend.function,
             temperature_kelvin=config["temperature_kelvin"],
             regularization=config["energy"]["regularization"],
         )
         flow = build.build_flow(config["flow"], target.domain)
         method = build.build_method(config, target, flow)
-    init_key, evaluation_key = jax.random.split(jax.random.key(config["seed"]))
-    state = jax.jit(method.init)(init_key)
-    restored = run.restore_checkpoint(state)
-    done = 0
-    if restored is not None:
-        done, state = restored
-    num_steps = config["num_annealing_steps"]
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        keys = [jax.random.split(jax.random.key(run.config["seed"])) for run in run_list]
+        template = jax.eval_shape(method.init, keys[0][0])
+        done, state = _restore(run_list, template)
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(template.params))
+    seeds = f"seeds {', '.join(str(run.config['seed']) for run in run_list)} in one program; " if num_runs > 1 else ""
     print(
         f"cmtjax {cmtjax.__version__}: {molecule.name}, {target.domain.num_dims} dimensions, "
-        f"{num_parameters:,} parameters; "
-        f"{pool.num_workers} OpenMM workers on {pool.platform_name}; "
+        f"{num_parameters:,} parameters; {backend.description}; {seeds}"
         + (f"resuming after step {done}." if done else "compiling."),
         flush=True,
     )
-    update = jax.jit(method.update, donate_argnums=0)
+    over_runs = jax.vmap if num_runs > 1 else lambda function: function
+    if state is None:
+        state = jax.jit(over_runs(method.init))(_stack([init_key for init_key, _ in keys]))
+    update = jax.jit(over_runs(method.update), donate_argnums=0)
+    num_steps = config["num_annealing_steps"]
     progress = program.Progress(num_steps, done)
     for step in range(done + 1, num_steps + 1):
         start = time.monotonic()
-        state, info = update(state)
-        info = jax.device_get(info)
-        row = {name: value.item() for name, value in info._asdict().items()}
-        run.append_metrics(
-            {
-                "annealing_step": step,
-                "target_evaluations": step * method.num_target_evaluations,
-                "gradient_steps": step * method.num_gradient_steps,
-                **row,
-            }
-        )
-        run.append_timings({"annealing_step": step, "seconds": time.monotonic() - start})
-        run.save_checkpoint(step, state)
-        progress.report(
-            {
-                "λ": row["trust_region_multiplier"],
-                "η": row["entropy_multiplier"],
-                "entropy": row["entropy"],
-                "ESS next": row["ess_next"],
-                "ESS": row["ess_target"],
-                "log Z": row["log_z"],
-                "loss": row["training_loss"],
-                "held out": row["held_out_loss"],
-            }
-        )
-        _warn(row, step)
-    report.write_report(run, target, flow, state.params, evaluation_key, internal_coordinates(molecule))
+        state, infos = update(state)
+        rows = [
+            {name: value.item() for name, value in info._asdict().items()}
+            for info in _unstack(jax.device_get(infos), num_runs)
+        ]
+        seconds = time.monotonic() - start
+        for run, run_state, row in zip(run_list, _unstack(state, num_runs), rows, strict=True):
+            _record(run, step, run_state, row, method, seconds)
+        progress.report(_shown(rows))
+        for run, row in zip(run_list, rows, strict=True):
+            _warn(row, f"step {step}" + (f" of {run.path.name}" if num_runs > 1 else ""))
+    coordinates = internal_coordinates(molecule)
+    for run, run_state, (_, evaluation_key) in zip(run_list, _unstack(state, num_runs), keys, strict=True):
+        if num_runs > 1:
+            print(f"evaluating {run.path}" + (": done before." if run.is_finished else ""), flush=True)
+        if not run.is_finished:
+            report.write_report(run, target, flow, run_state.params, evaluation_key, coordinates)
 
 
-def _warn(row: dict[str, float], step: int) -> None:
+def _restore(run_list: Sequence[runs.Run], template: Any) -> tuple[int, Any]:
+    """The step that the runs have reached, and their states; 0 and None at the beginning."""
+    restored = runs.restore_checkpoints(run_list, template)
+    return (0, None) if restored is None else (restored[0], _stack(restored[1]))
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """One pytree with a leading axis of runs; of one run, its own."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstack(tree: Any, num_runs: int) -> list[Any]:
+    """The inverse of ``_stack``."""
+    return [tree] if num_runs == 1 else [jax.tree.map(operator.itemgetter(index), tree) for index in range(num_runs)]
+
+
+def _record(
+    run: runs.Run, step: int, state: Any, row: dict[str, float], method: methods.Method, seconds: float
+) -> None:
+    run.append_metrics(
+        {
+            "annealing_step": step,
+            "target_evaluations": step * method.num_target_evaluations,
+            "gradient_steps": step * method.num_gradient_steps,
+            **row,
+        }
+    )
+    run.append_timings({"annealing_step": step, "seconds": seconds})
+    run.save_checkpoint(step, state)
+
+
+def _shown(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What the progress line shows: the values of one run; means over several, with the range of ESS and log Z."""
+
+    def values(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows])
+
+    def mean(name: str) -> float:
+        return float(np.mean(values(name)))
+
+    shown = {
+        "λ": mean("trust_region_multiplier"),
+        "η": mean("entropy_multiplier"),
+        "entropy": mean("entropy"),
+        "ESS next": mean("ess_next"),
+        "ESS": mean("ess_target"),
+    }
+    if len(rows) > 1:
+        shown |= {"lowest": np.min(values("ess_target")), "highest": np.max(values("ess_target"))}
+    shown["log Z"] = mean("log_z")
+    if len(rows) > 1:
+        shown["range"] = np.ptp(values("log_z"))
+    return shown | {"loss": mean("training_loss"), "held out": mean("held_out_loss")}
+
+
+def _warn(row: dict[str, float], where: str) -> None:
     if row["dual_status"]:
-        print(f"warning: step {step}: {annealing.describe_status(int(row['dual_status']))}", flush=True)
+        print(f"warning: {where}: {annealing.describe_status(int(row['dual_status']))}", flush=True)
     gap = row["held_out_loss"] - row["training_loss"]
     if np.isfinite(gap) and gap > _OVERFITTING_NATS:
         print(
-            f"warning: step {step}: the held-out loss is {gap:.1f} nats above the training loss: the flow overfits its "
+            f"warning: {where}: the held-out loss is {gap:.1f} nats above the training loss: the flow overfits its "
             "buffer. Use a larger buffer, fewer gradient steps or a smaller learning rate.",
             flush=True,
         )
     for name, what in (("num_failed", "failed energy evaluations"), ("num_skipped_updates", "skipped updates")):
         if row[name]:
-            print(f"warning: step {step}: {int(row[name])} {what}.", flush=True)
+            print(f"warning: {where}: {int(row[name])} {what}.", flush=True)
 
 
 if __name__ == "__main__":

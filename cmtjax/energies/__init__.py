@@ -9,12 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cmtjax.energies.amber import AmberEnergy, amber_energy
     from cmtjax.energies.openmm_pool import OpenMMPool
     from cmtjax.energies.regularize import regularize_energy
 
-__all__ = ["OpenMMPool", "regularize_energy"]
+__all__ = ["AmberEnergy", "OpenMMPool", "amber_energy", "regularize_energy"]
 
-_MODULES = {"OpenMMPool": "openmm_pool", "regularize_energy": "regularize"}
+_MODULES = {
+    "AmberEnergy": "amber",
+    "amber_energy": "amber",
+    "OpenMMPool": "openmm_pool",
+    "regularize_energy": "regularize",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from cmtjax.runs.directory import RunDirectory, load_checkpoint, open_existing, 
 from cmtjax.runs.errors import ConfigMismatchError, DamagedCheckpointError, RunDirectoryError, RunLockedError
 from cmtjax.runs.files import atomic_directory, atomic_write_text
 from cmtjax.runs.run import Run, open_run
+from cmtjax.runs.seeds import open_runs, restore_checkpoints
 
 __all__ = [
     "ConfigMismatchError",
@@ -17,6 +18,8 @@ __all__ = [
     "load_checkpoint",
     "open_existing",
     "open_run",
+    "open_runs",
     "read_config",
+    "restore_checkpoints",
     "restore_params",
 ]

@@ -17,6 +17,9 @@ from cmtjax.methods.optimizers import adam_with_cosine
 from cmtjax.targets.target import Target
 from cmtjax.units import thermal_energy_kj_mol
 
+#: "amber": in JAX on the device; "openmm": a pool of worker processes; "auto": the first where it is possible.
+ENERGY_BACKENDS = ("auto", "amber", "openmm")
+
 
 def build_molecule(section: Mapping[str, Any]) -> Any:
     """The molecule that ``config.molecule`` describes.
@@ -70,10 +73,14 @@ def check_config(config: Mapping[str, Any]) -> None:
 
     Raises:
       ValueError: if a number of the flow, the method, the optimizer, the temperature or the regularization is out of
-        range.
+        range, or the energy's back end is unknown.
     """
     _method_settings(config)
     build_flow(config["flow"], Domain.box(2))
+    if config["energy"]["backend"] not in ENERGY_BACKENDS:
+        raise ValueError(f"energy.backend must be one of {ENERGY_BACKENDS}, got {config['energy']['backend']!r}.")
+    if config["num_seeds"] < 1:
+        raise ValueError(f"num_seeds must be at least 1, got {config['num_seeds']!r}.")
     thermal_energy_kj_mol(config["temperature_kelvin"])
     regularize_energy(jnp.zeros(()), **config["energy"]["regularization"])
 

@@ -74,21 +74,22 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
-def load_newest(directory: Path, template: State) -> tuple[int, State] | None:
+def load_newest(directory: Path, template: State, max_step: int | None = None) -> tuple[int, State] | None:
     """The newest checkpoint that is whole, as a pytree like ``template``.
 
     Args:
       directory: holds the checkpoints.
       template: a state, or its ``jax.eval_shape``, with the structure, shapes and dtypes of what was saved. numpy
         leaves come back as numpy arrays, all others as jax arrays.
+      max_step: later checkpoints are left aside; None for none of them.
 
     Returns:
-      ``(step, state)``, or None if there is no checkpoint.
+      ``(step, state)``, or None if there is no checkpoint, or no whole one up to ``max_step`` but one beyond it.
 
     Raises:
       RunDirectoryError: if there are checkpoints and all are damaged, or the structure differs from the template's.
     """
-    newest = _read_newest(directory)
+    newest = _read_newest(directory, max_step)
     return None if newest is None else (newest[0], _unflatten(newest[1], template, where=str(directory)))
 
 
@@ -106,6 +107,13 @@ def load_newest_params(directory: Path, template: Any = None) -> tuple[int, Any]
     return step, _nest(leaves)
 
 
+def remove_later(directory: Path, step: int) -> None:
+    """Deletes the checkpoints of steps after ``step``."""
+    for other in steps(directory):
+        if other > step:
+            _remove(_step_path(directory, other))
+
+
 def remove_unfinished(directory: Path) -> None:
     """Deletes what an interrupted save or removal left in a directory of checkpoints."""
     for entry in directory.iterdir() if directory.is_dir() else ():
@@ -113,14 +121,15 @@ def remove_unfinished(directory: Path) -> None:
             shutil.rmtree(entry)
 
 
-def _read_newest(directory: Path) -> tuple[int, dict[tuple[str, ...], Any]] | None:
-    available = steps(directory)
+def _read_newest(directory: Path, max_step: int | None = None) -> tuple[int, dict[tuple[str, ...], Any]] | None:
+    present = steps(directory)
+    available = [step for step in present if max_step is None or step <= max_step]
     for step in reversed(available):
         try:
             return step, _read(_step_path(directory, step))
         except DamagedCheckpointError as error:
             _logger.warning("%s Falling back to the checkpoint before it.", error)
-    if available:
+    if available and available == present:
         raise RunDirectoryError(f"every checkpoint in {directory} is damaged; remove the run directory to start anew.")
     return None
 

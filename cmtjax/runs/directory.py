@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class RunDirectory:
     def molecule_directory(self) -> Path:
         """Where the molecule lies; made by the program that saves it (see ``atomic_directory``)."""
         return self.path / "molecule"
+
+    @property
+    def energy_path(self) -> Path:
+        """Where the energy in JAX lies that the run is trained with; absent with another back end."""
+        return self.path / "energy.npz"
 
     @property
     def figures_directory(self) -> Path:
@@ -105,8 +111,18 @@ def open_existing(workdir: str | os.PathLike[str]) -> RunDirectory:
         raise FileNotFoundError(f"workdir must be a run directory, but {path} does not exist.")
     config_path = path / "config.json"
     if not config_path.is_file():
-        raise RunDirectoryError(f"workdir must be a run directory, but {path} has no config.json.")
+        seeds = ", ".join(seed_directories(path))
+        hint = f" but the runs of several seeds: take one of {seeds}" if seeds else ""
+        raise RunDirectoryError(f"workdir must be a run directory, but {path} has no config.json{hint}.")
     return RunDirectory(path, json.loads(config_path.read_text(encoding="utf-8")))
+
+
+def seed_directories(workdir: Path) -> list[str]:
+    """Names ``seed_<seed>`` of the directories in one that several seeds are trained in, in the order of the seeds."""
+    if not workdir.is_dir():
+        return []
+    matches = [re.fullmatch(r"seed_(-?\d+)", entry.name) for entry in workdir.iterdir() if entry.is_dir()]
+    return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1]))]
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:

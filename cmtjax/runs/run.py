@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cmtjax.runs import checkpoints, files
 from cmtjax.runs.configs import describe_differences, flatten, plain_config
@@ -28,6 +28,9 @@ from cmtjax.runs.directory import RunDirectory
 from cmtjax.runs.environment import describe_environment
 from cmtjax.runs.errors import ConfigMismatchError, RunDirectoryError
 from cmtjax.runs.tables import STEP_COLUMN, StepTable
+
+if TYPE_CHECKING:
+    from cmtjax.energies.amber import AmberEnergy
 
 _LOCK = ".lock"
 _logger = logging.getLogger(__name__)
@@ -71,13 +74,17 @@ class Run(RunDirectory):
         checkpoints.save(self.checkpoints_directory, step, state)
         self._last_saved = step
 
-    def restore_checkpoint(self, template: checkpoints.State) -> tuple[int, checkpoints.State] | None:
+    def restore_checkpoint(
+        self, template: checkpoints.State, max_step: int | None = None
+    ) -> tuple[int, checkpoints.State] | None:
         """Returns to the newest whole checkpoint; call it before the first ``append_*``.
 
         A damaged checkpoint is passed over with a warning. Both tables lose the rows after the checkpoint.
 
         Args:
           template: state, or its ``jax.eval_shape``, of the structure that was saved.
+          max_step: the run returns to this step or an earlier one, and loses the checkpoints of later steps; None for
+            the newest.
 
         Returns:
           ``(annealing step, state)``, or None if the run has to start from the beginning.
@@ -85,11 +92,29 @@ class Run(RunDirectory):
         Raises:
           RunDirectoryError: if every checkpoint is damaged or the template does not fit.
         """
-        restored = checkpoints.load_newest(self.checkpoints_directory, template)
+        restored = checkpoints.load_newest(self.checkpoints_directory, template, max_step)
         self._last_saved = None if restored is None else restored[0]
+        if max_step is not None:
+            # Before their rows: a checkpoint never stays without the rows up to it.
+            checkpoints.remove_later(self.checkpoints_directory, max_step)
         for table in (self._metrics, self._timings):
             table.trim(self._last_saved)
         return restored
+
+    def save_energy(self, energy: AmberEnergy) -> None:
+        """Writes the energy in JAX that the run is trained with to ``energy.npz``, unless it is there.
+
+        Args:
+          energy: what ``load_sampler`` will evaluate.
+        """
+        if self.energy_path.exists():
+            return
+        temporary = self.energy_path.with_name(files.TEMPORARY_PREFIX + self.energy_path.name)
+        energy.save(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self.energy_path)
+        files.sync_directory(self.path)
 
     def update_environment(self, values: Mapping[str, Any]) -> None:
         """Adds entries to ``environment.json``, such as a choice made at the first start that a resume must keep."""

@@ -7,6 +7,7 @@ def get_config() -> ConfigDict:
     """The published setting of Constrained Mass Transport for alanine dipeptide."""
     config = ConfigDict()
     config.seed = 0  # of parameters, samples and shuffling
+    config.num_seeds = 1  # runs with seeds seed, seed + 1, … trained together, in seed_0, seed_1, … of the workdir
     config.temperature_kelvin = 300.0
 
     config.molecule = ConfigDict()
@@ -16,6 +17,7 @@ def get_config() -> ConfigDict:
     config.molecule.force_field = ""  # with sequence or pdb: "amber96-obc1" or "amber99sbildn-obc2"
 
     config.energy = ConfigDict()
+    config.energy.backend = "auto"  # "amber": in JAX on the device; "openmm": worker processes; "auto": amber if it can
     config.energy.num_workers = 0  # OpenMM processes; 0: one a core
     config.energy.platform = ""  # "Reference", "CPU", or "" for the faster one, measured at the start
     config.energy.regularization = ConfigDict()

@@ -124,6 +124,26 @@ def test_newest_two_are_kept(tmp_path):
     assert (step, state["x"].tolist()) == (17, [99, 99])
 
 
+def test_a_run_can_go_back_further_than_its_newest_checkpoint(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        for step in (1, 2, 3):
+            run.append_metrics({"annealing_step": step, "loss": 1.0 / step})
+            run.save_checkpoint(step, {"x": jnp.full(2, step)})
+        template = {"x": jnp.zeros(2, int)}
+        directory = run.checkpoints_directory
+        assert [checkpoints.load_newest(directory, template, step)[0] for step in (2, 3, 4, None)] == [2, 3, 3, 3]
+        assert checkpoints.load_newest(directory, template, 1) is None
+        assert checkpoints.steps(directory) == [2, 3]  # reading removes nothing
+        step, state = run.restore_checkpoint(template, max_step=2)
+        assert (step, state["x"].tolist()) == (2, [2, 2])
+        assert run.read_metrics()["annealing_step"].tolist() == [1, 2]
+        assert checkpoints.steps(directory) == [2]
+        run.append_metrics({"annealing_step": 3, "loss": 0.0})
+        assert run.restore_checkpoint(template, max_step=0) is None
+        assert run.read_metrics() == {}
+        assert checkpoints.steps(directory) == []
+
+
 def _files(directory):
     return sorted((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 

@@ -149,6 +149,28 @@ def test_paths(tmp_path):
         assert (run.molecule_directory / "x").read_text() == "1"
 
 
+class _Energy:
+    def __init__(self, content):
+        self.content = content
+
+    def save(self, path):
+        path.write_bytes(b"to")
+        if self.content is None:
+            raise KeyError
+        path.write_bytes(self.content)
+
+
+def test_energy_is_saved_once_and_as_a_whole(tmp_path):
+    with open_run(tmp_path, CONFIG) as run:
+        with pytest.raises(KeyError):
+            run.save_energy(_Energy(None))
+        assert not run.energy_path.exists()
+        run.save_energy(_Energy(b"first"))
+        run.save_energy(_Energy(b"second"))  # what the run was started with stays
+    assert open_existing(tmp_path).energy_path.read_bytes() == b"first"
+    assert (tmp_path / "energy.npz").is_file()
+
+
 def test_atomic_directory_leaves_nothing_after_an_exception(tmp_path):
     def fail():
         with atomic_directory(tmp_path / "molecule") as directory:

@@ -1,0 +1,88 @@
+"""Bonded terms: bonds, angles, torsions and torsion maps.
+
+Positions are batch-last, (3, atoms, batch), as in ``cmtjax.coordinates.placement``; a term's energy is (batch,).
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cmtjax.energies.amber_parameters import HarmonicAngles, HarmonicBonds, TorsionMaps, Torsions
+
+Positions = Float[Array, "3 atoms batch"]
+
+
+def bond_energy(bonds: HarmonicBonds, positions: Positions) -> Float[Array, " batch"]:
+    """Σ ½ k (r − r₀)²."""
+    first, second = bonds.atoms.T
+    length = jnp.sqrt(_floored(_squared(positions[:, second] - positions[:, first])))
+    deviation = length - _column(bonds.length_nm, length)
+    return jnp.sum(0.5 * _column(bonds.constant, length) * deviation**2, axis=0)
+
+
+def angle_energy(angles: HarmonicAngles, positions: Positions) -> Float[Array, " batch"]:
+    """Σ ½ k (θ − θ₀)²."""
+    first, apex, last = angles.atoms.T
+    a, b = positions[:, first] - positions[:, apex], positions[:, last] - positions[:, apex]
+    # atan2 keeps its digits where arccos does not, near a straight angle.
+    angle = jnp.arctan2(jnp.sqrt(_floored(_squared(_cross(a, b)))), jnp.sum(a * b, axis=0))
+    deviation = angle - _column(angles.angle_rad, angle)
+    return jnp.sum(0.5 * _column(angles.constant, angle) * deviation**2, axis=0)
+
+
+def torsion_energy(torsions: Torsions, positions: Positions) -> Float[Array, " batch"]:
+    """Σ_m c_m cos mφ + s_m sin mφ, by powers of exp(iφ): no angle is ever computed."""
+    cosine, sine = _cosine_and_sine(positions, torsions.atoms)
+    real, imaginary = jnp.ones_like(cosine), jnp.zeros_like(sine)
+    energy = _column(torsions.cosine[0], cosine) * real
+    for order in range(1, len(torsions.cosine)):
+        real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
+        energy += _column(torsions.cosine[order], cosine) * real + _column(torsions.sine[order], sine) * imaginary
+    return jnp.sum(energy, axis=0)
+
+
+def map_energy(maps: TorsionMaps, positions: Positions) -> Float[Array, " batch"]:
+    """Σ of bicubic corrections of (φ, ψ)."""
+    size = maps.coefficients.shape[1]
+    cells, offsets = [], []
+    for atoms in (maps.atoms[:, :4], maps.atoms[:, 4:]):
+        cosine, sine = _cosine_and_sine(positions, atoms)
+        place = jnp.mod(jnp.arctan2(sine, cosine), 2 * np.pi) * (size / (2 * np.pi))
+        cell = jnp.clip(jnp.floor(place), 0, size - 1)
+        cells.append(cell.astype(jnp.int32))
+        offsets.append(place - cell)
+    table = jnp.asarray(maps.coefficients.reshape(-1, 4, 4), positions.dtype)
+    index = (jnp.asarray(maps.map_index, jnp.int32)[:, None] * size + cells[0]) * size + cells[1]
+    coefficients = table[index]
+    powers = [jnp.stack([jnp.ones_like(s), s, s**2, s**3], axis=-1) for s in offsets]
+    return jnp.sum(jnp.einsum("nbij,nbi,nbj->nb", coefficients, *powers), axis=0)
+
+
+def _cosine_and_sine(positions: Positions, atoms: np.ndarray) -> tuple[Array, Array]:
+    """Both cos φ and sin φ of torsions (IUPAC sign), (n, batch), zero where a torsion has no meaning."""
+    i, j, k, l = atoms.T  # noqa: E741
+    before, axis, after = (positions[:, end] - positions[:, begin] for begin, end in ((i, j), (j, k), (k, l)))
+    near, far = _cross(before, axis), _cross(axis, after)
+    x = jnp.sum(near * far, axis=0)
+    y = jnp.sqrt(_floored(_squared(axis))) * jnp.sum(before * far, axis=0)
+    inverse = 1.0 / jnp.sqrt(_floored(x * x + y * y))
+    return x * inverse, y * inverse
+
+
+def _floored(squared: Array) -> Array:
+    """Keeps squares off zero, where the root has no derivative. The floor is far below any geometry that matters."""
+    return jnp.maximum(squared, jnp.finfo(squared.dtype).tiny * 1e6)
+
+
+def _cross(a: Array, b: Array) -> Array:
+    return jnp.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+
+
+def _squared(a: Array) -> Array:
+    return jnp.sum(a * a, axis=0)
+
+
+def _column(values: np.ndarray, like: Array) -> Array:
+    return jnp.asarray(values, like.dtype)[:, None]

@@ -1,0 +1,15 @@
+"""Alanine tetrapeptide on two cores: a smaller flow, smaller buffers, larger steps."""
+
+from configs import alanine_dipeptide_quick, alanine_tetrapeptide
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = alanine_dipeptide_quick.get_config()
+    published = alanine_tetrapeptide.get_config()
+    config.molecule.name = published.molecule.name
+    config.evaluation.reference_log_z = published.evaluation.reference_log_z
+    config.method.trust_region_bound = 0.4
+    config.method.entropy_bound = 3.0
+    config.num_annealing_steps = 120
+    return config

@@ -1,0 +1,13 @@
+"""ELIL (GLU-LEU-ILE-LEU) on a small machine: a smaller flow, smaller buffers, larger steps. How far it gets is open."""
+
+from configs import alanine_tetrapeptide_quick, elil_tetrapeptide
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = alanine_tetrapeptide_quick.get_config()
+    published = elil_tetrapeptide.get_config()
+    config.molecule.name = published.molecule.name
+    config.evaluation.reference_log_z = published.evaluation.reference_log_z
+    config.num_annealing_steps = 160
+    return config

@@ -1,0 +1,324 @@
+"""The energy in JAX against OpenMM's Reference platform and reference energies, and under transformations."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import openmm
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+from openmm import app, unit
+
+from cmtjax.energies import AmberEnergy, amber_energy, regularize_energy
+from cmtjax.energies.amber_system import energies_by_term
+from cmtjax.molecules import PUBLISHED_NAMES, published
+from cmtjax.molecules.peptides import build_peptide
+
+REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "reference" / "energies.json").read_text())
+REFERENCE_NAMES = {
+    "alanine_dipeptide": "ACE-ALA-NME/amber96-obc1",
+    "alanine_tetrapeptide": "ACE-ALA-ALA-ALA-NME/amber99sbildn-obc2",
+    "alanine_hexapeptide": "ACE-ALA-ALA-ALA-ALA-ALA-NME/amber99sbildn-obc2",
+    "elil_tetrapeptide": "GLU-LEU-ILE-LEU/amber99sbildn-obc2",
+}
+# Noise in nm on every atom: from the minimum to atoms that lie in each other.
+NOISES = (0.0, 0.01, 0.03, 0.1, 0.3)
+
+
+@functools.cache
+def molecule(name):
+    return published(name)
+
+
+@functools.cache
+def energy_of(name):
+    return amber_energy(molecule(name).system)
+
+
+def perturbed(positions_nm, num_each=3, noises=NOISES):
+    rng = np.random.default_rng(0)
+    return np.concatenate([positions_nm + rng.normal(scale=s, size=(num_each, *positions_nm.shape)) for s in noises])
+
+
+def value_and_gradient(energy, positions_nm):
+    """Energies and their gradients on the host, in the precision of the positions."""
+    energies, pullback = jax.vjp(jax.jit(energy), positions_nm)
+    return jax.device_get((energies, pullback(jnp.ones_like(energies))[0]))
+
+
+def openmm_values(system, positions_nm):
+    """Energies and gradients of OpenMM's Reference platform, in double precision."""
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+    energies, gradients = [], []
+    for configuration in positions_nm:
+        context.setPositions(configuration)
+        state = context.getState(getEnergy=True, getForces=True)
+        energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
+        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer)
+        gradients.append(-forces)
+    return np.array(energies), np.array(gradients)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_agrees_with_the_reference_energies(name):
+    reference = REFERENCE[REFERENCE_NAMES[name]]
+    names = [(atom.residue.index, atom.residue.name, atom.name) for atom in molecule(name).topology.atoms()]
+    order = [[tuple(atom) for atom in reference["atoms"]].index(atom) for atom in names]
+    positions_nm = np.array(reference["positions_nm"])[:, order]
+    expected = [energies["total"] for energies in reference["energies_kj_mol"]]
+    with jax.enable_x64(True):
+        energies = np.asarray(energy_of(name)(positions_nm))
+    # The reference data has eight or more digits.
+    np.testing.assert_allclose(energies, expected, rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_double_precision_agrees_with_openmm(name):
+    positions_nm = perturbed(molecule(name).positions_nm)
+    expected, gradients = openmm_values(molecule(name).system, positions_nm)
+    with jax.enable_x64(True):
+        energies, gradient = value_and_gradient(energy_of(name), positions_nm)
+    assert expected.max() > 1e6  # some of the structures are clashes
+    np.testing.assert_allclose(energies, expected, rtol=1e-6)
+    scale = np.abs(gradients).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(gradient / scale, gradients / scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_single_precision_near_equilibrium(name):
+    positions_nm = perturbed(molecule(name).positions_nm, num_each=20, noises=(0.0, 0.002, 0.005, 0.01))
+    # OpenMM gets the rounded positions: what rounding them changes is not an error of the energy.
+    positions_nm = positions_nm.astype(np.float32)
+    expected, _ = openmm_values(molecule(name).system, positions_nm.astype(np.float64))
+    is_near = expected < 1e4
+    assert is_near.sum() >= 20
+    energies = np.asarray(jax.jit(energy_of(name))(positions_nm))
+    assert energies.dtype == np.float32
+    np.testing.assert_allclose(energies[is_near], expected[is_near], rtol=1e-5, atol=1e-5 * 100)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_clashes_are_never_nan_and_their_regularized_gradient_is_finite(name):
+    rng = np.random.default_rng(1)
+    minimum = molecule(name).positions_nm
+    collapsed = [minimum * factor for factor in (0.5, 0.1, 1e-2, 1e-4, 0.0)]
+    coincident = minimum.copy()
+    coincident[-1] = coincident[0]
+    scattered = rng.normal(scale=0.1, size=(20, *minimum.shape))
+    positions_nm = jnp.asarray(np.concatenate([collapsed, [coincident], scattered]), jnp.float32)
+    energies, pullback = jax.vjp(jax.jit(energy_of(name)), positions_nm)
+    assert not np.any(np.isnan(energies))
+    assert np.all(energies > 1e3)
+    for options in ({}, {"high": 1e3, "scheme": "multiplicative_log"}):
+        slope = jax.vmap(jax.grad(functools.partial(regularize_energy, **options)))(energies)
+        (gradient,) = pullback(slope)
+        assert np.all(np.isfinite(gradient))
+
+
+def test_nan_positions_give_nan_for_that_configuration_alone():
+    positions_nm = np.repeat(molecule("alanine_dipeptide").positions_nm[None], 3, axis=0).astype(np.float32)
+    positions_nm[1, 4, 2] = np.nan
+    assert np.isnan(energy_of("alanine_dipeptide")(positions_nm)).tolist() == [False, True, False]
+
+
+SOLVENTS = ("hct", "obc1", "obc2", "gbn", "gbn2")
+
+
+@functools.cache
+def start(sequence):
+    topology, positions_nm = build_peptide(sequence, force_field="amber99sbildn-obc2", phi_degrees=-70, psi_degrees=140)
+    return topology, positions_nm
+
+
+def check_all_terms(system, positions_nm):
+    """Each term of the energy in double precision against OpenMM's, and the sum's gradient."""
+    energy = amber_energy(system)
+    with jax.enable_x64(True):
+        terms = jax.device_get(jax.jit(energy.terms)(positions_nm))
+        _, gradient = value_and_gradient(energy, positions_nm)
+    for index, configuration in enumerate(positions_nm):
+        expected = energies_by_term(system, configuration)
+        assert set(terms) == set(expected)
+        for name, value in expected.items():
+            np.testing.assert_allclose(terms[name][index], value, rtol=1e-6, atol=1e-6, err_msg=name)
+    _, expected = openmm_values(system, positions_nm)
+    scale = np.abs(expected).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(gradient / scale, expected / scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("solvent", SOLVENTS)
+@pytest.mark.parametrize("sequence", ["ACE-ARG-CYS-TRP-NME", "LYS-PRO-ASP"])
+def test_every_solvent_model(solvent, sequence):
+    topology, positions_nm = start(sequence)
+    system = app.ForceField("amber99sb.xml", f"implicit/{solvent}.xml").createSystem(topology)
+    check_all_terms(system, perturbed(positions_nm, num_each=1, noises=(0.0, 0.01, 0.03)))
+
+
+@pytest.mark.parametrize("solvent", SOLVENTS)
+def test_salt_and_no_surface_term(solvent):
+    topology, positions_nm = start("ACE-GLU-SER-NME")
+    system = app.ForceField("amber96.xml", f"implicit/{solvent}.xml").createSystem(
+        topology,
+        implicitSolventKappa=1.2 / unit.nanometer,
+        sasaMethod=None,
+        solventDielectric=60.0,
+        soluteDielectric=2.0,
+    )
+    check_all_terms(system, perturbed(positions_nm, num_each=1, noises=(0.0, 0.02)))
+
+
+def test_torsion_maps_and_a_vacuum():
+    topology, positions_nm = start("ACE-GLY-HIS-VAL-NME")
+    forces = app.ForceField("amber19/protein.ff19SB.xml")
+    system = forces.createSystem(topology)
+    assert any(isinstance(force, openmm.CMAPTorsionForce) for force in system.getForces())
+    # Backbone torsions all around the circle.
+    check_all_terms(system, perturbed(positions_nm, num_each=6, noises=(0.0, 0.05, 0.15)))
+
+
+def test_hydroxyl_hydrogens_and_both_histidine_ends():
+    topology, positions_nm = start("THR-TYR-PHE-MET-ASN-GLN")
+    system = app.ForceField("amber99sbildn.xml", "amber99_obc.xml").createSystem(topology, constraints=app.HBonds)
+    check_all_terms(system, perturbed(positions_nm, num_each=1, noises=(0.0, 0.01, 0.05)))
+
+
+def small_system(*forces):
+    system = openmm.System()
+    for _ in range(3):
+        system.addParticle(1.0)
+    for force in forces:
+        system.addForce(force)
+    return system
+
+
+def gbsa_with(expression):
+    force = openmm.CustomGBForce()
+    for name in ("charge", "or", "sr"):
+        force.addPerParticleParameter(name)
+    force.addComputedValue("I", expression, openmm.CustomGBForce.ParticlePairNoExclusions)
+    force.addComputedValue("B", "1/(1/or-I)", openmm.CustomGBForce.SingleParticle)
+    for _ in range(3):
+        force.addParticle([0.1, 0.1, 0.1])
+    return force
+
+
+def nonbonded_with(**settings):
+    force = openmm.NonbondedForce()
+    for _ in range(3):
+        force.addParticle(0.1, 0.3, 0.5)
+    for name, value in settings.items():
+        getattr(force, name)(value)
+    return force
+
+
+@pytest.mark.parametrize(
+    ("force", "message"),
+    [
+        (openmm.CustomBondForce("r"), "CustomBondForce"),
+        (openmm.MonteCarloBarostat(1.0, 300.0), "MonteCarloBarostat"),
+        (nonbonded_with(setNonbondedMethod=openmm.NonbondedForce.CutoffNonPeriodic), "NonbondedForce.*cutoff"),
+        (nonbonded_with(setNonbondedMethod=openmm.NonbondedForce.PME), "NonbondedForce"),
+        (gbsa_with("1/r^2"), "CustomGBForce.*1/r"),
+    ],
+)
+def test_forces_that_are_not_understood_are_named(force, message):
+    with pytest.raises(ValueError, match=message) as error:
+        amber_energy(small_system(force))
+    assert "OpenMMPool" in str(error.value)
+
+
+def test_a_motion_remover_is_ignored_and_terms_may_be_absent():
+    bonds = openmm.HarmonicBondForce()
+    bonds.addBond(0, 1, 0.1, 1000.0)
+    energy = amber_energy(small_system(bonds, openmm.CMMotionRemover()))
+    positions_nm = np.array([[0.0, 0, 0], [0.2, 0, 0], [0, 5, 0]], np.float32)
+    assert set(energy.terms(positions_nm)) == {"bonds"}
+    np.testing.assert_allclose(energy(positions_nm), 0.5 * 1000 * 0.1**2, rtol=1e-5)
+
+
+def test_any_batch_shape_and_dtype():
+    name = "alanine_dipeptide"
+    positions_nm = perturbed(molecule(name).positions_nm, num_each=6, noises=(0.003,)).astype(np.float32)
+    expected = np.asarray(energy_of(name)(positions_nm))
+    assert energy_of(name)(positions_nm[0]).shape == ()
+    # Another batch may be compiled to another order of summation: some units in the last place of the largest term.
+    tolerance = {"rtol": 1e-6, "atol": 1e-3}
+    np.testing.assert_allclose(energy_of(name)(positions_nm.reshape(2, 3, -1, 3)), expected.reshape(2, 3), **tolerance)
+    np.testing.assert_allclose(jax.vmap(energy_of(name))(positions_nm), expected, **tolerance)
+    np.testing.assert_allclose(jax.jit(energy_of(name))(positions_nm), expected, **tolerance)
+    assert energy_of(name)(positions_nm[:0]).shape == (0,)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    name = "alanine_dipeptide"
+    energy = AmberEnergy(energy_of(name).parameters)
+    positions_nm = perturbed(molecule(name).positions_nm, num_each=5, noises=(0.003, 0.01)).astype(np.float32)
+    whole = value_and_gradient(energy, positions_nm)
+    monkeypatch.setattr(
+        "cmtjax.energies.amber._BLOCK_BYTES", {"cpu": 3 * energy.bytes_per_configuration(), "default": 1}
+    )
+    blocked = AmberEnergy(energy.parameters)
+    energies, gradient = value_and_gradient(blocked, positions_nm)
+    np.testing.assert_allclose(energies, whole[0], rtol=1e-6, atol=1e-3)
+    scale = np.abs(whole[1]).max()
+    np.testing.assert_allclose(gradient / scale, whole[1] / scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_memory_of_a_block_is_known(with_gradient):
+    name = "alanine_tetrapeptide"
+    energy = energy_of(name)
+    function = energy._block_energy_and_gradient if with_gradient else energy._block_energy
+    sizes = (64, 192)
+    measured = []
+    for size in sizes:
+        shape = jax.ShapeDtypeStruct((size, energy.num_atoms, 3), jnp.float32)
+        measured.append(jax.jit(function).lower(shape).compile().memory_analysis().temp_size_in_bytes)
+    per_configuration = (measured[1] - measured[0]) / (sizes[1] - sizes[0])
+    assert 0 < per_configuration <= energy.bytes_per_configuration()
+
+
+def test_shard_map_and_second_derivatives():
+    name = "alanine_dipeptide"
+    positions_nm = perturbed(molecule(name).positions_nm, num_each=4, noises=(0.003,)).astype(np.float32)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("batch",))
+    spec = PartitionSpec("batch")
+    sharded = jax.jit(jax.shard_map(energy_of(name), mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(sharded(positions_nm), energy_of(name)(positions_nm), rtol=1e-6, atol=1e-3)
+    with jax.enable_x64(True):
+        x = molecule(name).positions_nm
+        direction = np.random.default_rng(0).normal(size=x.shape)
+        gradient = jax.jit(jax.grad(energy_of(name)))
+        product = np.asarray(jax.jvp(gradient, (x,), (direction,))[1])
+        step = 1e-6
+        expected = np.asarray(gradient(x + step * direction) - gradient(x - step * direction)) / (2 * step)
+    # Central differences are off by step² times third derivatives, some 1e-5 of the largest second ones.
+    np.testing.assert_allclose(product, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["alanine_dipeptide", "elil_tetrapeptide"])
+def test_a_saved_energy_is_the_same_without_openmm(name, tmp_path):
+    energy_of(name).save(tmp_path / "energy.npz")
+    loaded = AmberEnergy.load(tmp_path / "energy.npz")
+    positions_nm = molecule(name).positions_nm.astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(loaded)(positions_nm), jax.jit(energy_of(name))(positions_nm))
+    np.savez(tmp_path / "other.npz", something=np.zeros(3))
+    with pytest.raises(ValueError, match="num_atoms"):
+        AmberEnergy.load(tmp_path / "other.npz")
+
+
+def test_wrong_positions_are_refused():
+    energy = energy_of("alanine_dipeptide")
+    with pytest.raises(ValueError, match="positions_nm"):
+        energy(np.zeros((3, 21, 3), np.float32))
+    with pytest.raises(ValueError, match="floating"):
+        energy(np.zeros((22, 3), np.int32))
+
+
+def test_a_model_that_differs_from_openmm_is_refused(monkeypatch):
+    monkeypatch.setattr("cmtjax.energies.amber_system.COULOMB_CONSTANT", 138.9)
+    with pytest.raises(ValueError, match="nonbonded"):
+        amber_energy(molecule("alanine_dipeptide").system)

@@ -1,0 +1,82 @@
+"""Every configuration file: the published numbers, and first annealing steps of the quick ones with device energies."""
+
+import importlib
+import math
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cmtjax import energies, molecules, targets
+from cmtjax.runs import build
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+SYSTEMS = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide", "elil_tetrapeptide")
+
+
+def load_config(name, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(EXPERIMENTS), *sys.path])
+    return importlib.import_module(f"configs.{name}").get_config().to_dict()
+
+
+# Table 7 of Constrained Mass Transport, and the parameter counts and dimensions that the papers give.
+TABLE_7 = {
+    "alanine_dipeptide": (1000, 4e-5, 400_000, 0.8, 500_000, 7_421_512),
+    "alanine_tetrapeptide": (1000, 5e-5, 400_000, 1.8, 500_000, 9_452_376),
+    "alanine_hexapeptide": (2000, 5e-5, 800_000, 1.4, 1_000_000, 12_124_616),
+    "elil_tetrapeptide": (2000, 5e-5, 1_600_000, 0.7, 1_000_000, 13_727_952),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_published_settings(name, monkeypatch):
+    config = load_config(name, monkeypatch)
+    build.check_config(config)
+    assert config["molecule"]["name"] == name
+    batch_size, learning_rate, num_gradient_steps, entropy_bound, buffer_size, num_parameters = TABLE_7[name]
+    method, optimizer = config["method"], config["optimizer"]
+    assert method["batch_size"] == batch_size
+    assert optimizer["learning_rate"] == learning_rate
+    assert method["num_gradient_steps"] * config["num_annealing_steps"] == num_gradient_steps
+    assert method["num_gradient_steps"] == 2000
+    assert (method["trust_region_bound"], method["entropy_bound"]) == (0.3, entropy_bound)
+    assert method["buffer_size"] == buffer_size
+    assert (optimizer["weight_decay"], optimizer["warmup_steps"], optimizer["max_gradient_norm"]) == (1e-5, 1000, 100)
+    assert config["energy"]["regularization"] == {"scheme": "additive_log", "high": 1e8, "maximum": 1e20}
+    coordinates = targets.boltzmann(molecules.published(name), lambda x: x[..., 0, 0])
+    params = jax.eval_shape(build.build_flow(config["flow"], coordinates.domain).init, jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == num_parameters
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
+    config = load_config(f"{name}_quick", monkeypatch)
+    build.check_config(config)
+    # Its flow and its bounds, with less data: a step of the full size takes half a minute.
+    config["method"] |= {"buffer_size": 4000, "num_gradient_steps": 40, "num_diagnostic_samples": 2000}
+    config["method"]["batch_size"] = 500
+    molecule = molecules.published(name)
+    target = targets.boltzmann(
+        molecule,
+        energies.amber_energy(molecule.system),
+        temperature_kelvin=config["temperature_kelvin"],
+        regularization=config["energy"]["regularization"],
+    )
+    method = build.build_method(config, target, build.build_flow(config["flow"], target.domain))
+    update = jax.jit(method.update)
+    state, info = jax.jit(method.init)(jax.random.key(0)), None
+    rows = []
+    for _ in range(3):
+        state, info = update(state)
+        rows.append(jax.device_get(info))
+    for row in rows:
+        assert all(np.all(np.isfinite(value)) for value in row)
+        assert row.dual_status == 0
+        assert row.num_failed == 0
+        # The base is nothing like the target, so the trust region is active, and met to 0.1 %.
+        np.testing.assert_allclose(row.kl, config["method"]["trust_region_bound"], rtol=1e-3)
+    multipliers = [float(row.trust_region_multiplier) for row in rows]
+    assert multipliers[0] > multipliers[-1] > 1.0
+    assert rows[-1].training_loss < rows[0].training_loss
