@@ -39,7 +39,9 @@ def open_energy(run_list: Sequence[runs.Run], molecule: molecules.Molecule) -> I
       ValueError: if the backend is "amber" and a force is not understood, or the platform is unknown.
     """
     section, environment = run_list[0].config["energy"], run_list[0].environment
-    backend, reason = environment.get("energy_backend") or section["backend"], "as configured"
+    recorded = environment.get("energy_backend")
+    backend = recorded or section["backend"]
+    reason = "as at the first start" if recorded else "as configured"
     if backend != "openmm":
         try:
             amber = energies.amber_energy(molecule.system)

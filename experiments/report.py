@@ -56,7 +56,7 @@ def write_report(
     }
     for pair in range(torsions.shape[1]):
         prefix = "" if torsions.shape[1] == 1 else f"pair_{pair}_"
-        regions = evaluation.phi_positive_metrics(torsions[:, pair, 0], torsions[:, pair, 1], clipped)
+        regions = evaluation.phi_positive_metrics(torsions[:, pair, 0], torsions[:, pair, 1], log_weights)
         summary |= {prefix + name: value for name, value in regions.items()}
 
     directory = run.figures_directory

@@ -27,12 +27,13 @@ class AmberEnergy:
     """A pure function: positions (…, atoms, 3) in nm -> potential energies (…,) in kJ/mol.
 
     ``amber_energy`` makes one of an OpenMM System, ``AmberEnergy.load`` of a file. It computes in the dtype of the
-    positions, holds NumPy arrays only, and works under ``jit``, ``vmap``, ``grad`` and ``shard_map``; batches are
-    evaluated block by block, so that memory does not grow with them. A gradient is computed together with its energy
-    and kept, so a backward pass costs nothing more; second derivatives by ``jax.hessian`` work too.
+    positions, holds NumPy arrays only, and works under ``jit``, ``vmap``, ``grad`` (reverse mode) and ``shard_map``.
+    Batches, also those of ``vmap``, are evaluated block by block, so that memory does not grow with them. A gradient is computed together with its energy and kept, so a backward pass costs nothing more; second derivatives
+    are those of the gradient (``jax.hessian``, ``jax.jvp`` of ``jax.grad``).
 
-    Two atoms closer than 0.0027 nm (in float32) count as that far apart, which keeps clashes finite: their energies
-    are beyond 1e20 kJ/mol there. Positions that are NaN give NaN.
+    Two atoms closer than 0.0027 nm (in float32) count as that far apart, which keeps clashes finite. An energy that
+    nevertheless is not finite at finite positions is +inf with gradient zero, as from ``OpenMMPool``; NaN positions
+    give NaN.
 
     Attributes:
       parameters: all numbers of the force field.
@@ -49,10 +50,10 @@ class AmberEnergy:
         """Potential energies.
 
         Args:
-          positions_nm: positions in nm, of any batch shape.
+          positions_nm: positions in nm, of any batch shape, in float32 or float64.
 
         Raises:
-          ValueError: when traced, if the trailing dimensions are not (atoms, 3) or the positions are not floating.
+          ValueError: when traced, if the trailing dimensions are not (atoms, 3) or the dtype is another one.
         """
         positions_nm = self._checked(positions_nm)
         energies = self._differentiable(positions_nm.reshape(-1, self.num_atoms, 3))
@@ -112,8 +113,8 @@ class AmberEnergy:
         positions_nm = jnp.asarray(positions_nm)
         if positions_nm.shape[-2:] != (self.num_atoms, 3):
             raise ValueError(f"positions_nm must have shape (..., {self.num_atoms}, 3), got {positions_nm.shape}.")
-        if not jnp.issubdtype(positions_nm.dtype, jnp.floating):
-            raise ValueError(f"positions_nm must be floating, got dtype {positions_nm.dtype}.")
+        if positions_nm.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(f"positions_nm must be of floating dtype float32 or float64, got {positions_nm.dtype}.")
         return positions_nm
 
     @functools.cached_property
@@ -139,9 +140,22 @@ class AmberEnergy:
         if positions_nm.shape[0] == 0:
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, positions_nm))
         size = self.bytes_per_configuration(positions_nm.dtype)
-        branches = {name: functools.partial(_map_blocks, function, max(1, budget // size))
-                    for name, budget in _BLOCK_BYTES.items()}  # fmt: skip
-        return jax.lax.platform_dependent(positions_nm, **branches)
+
+        @jax.custom_batching.custom_vmap
+        def evaluate(positions_nm: Array) -> Any:
+            branches = {name: functools.partial(_map_blocks, function, max(1, budget // size))
+                        for name, budget in _BLOCK_BYTES.items()}  # fmt: skip
+            return jax.lax.platform_dependent(positions_nm, **branches)
+
+        @evaluate.def_vmap
+        def fold(axis_size: int, in_batched: list[bool], positions_nm: Array) -> tuple[Any, Any]:
+            """Puts an axis of ``vmap`` into the batch, which would otherwise become a part of every block."""
+            del in_batched  # there is one argument
+            results = evaluate(positions_nm.reshape(-1, *positions_nm.shape[2:]))
+            results = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), results)
+            return results, jax.tree.map(lambda _: True, results)
+
+        return evaluate(positions_nm)
 
     def _block_terms(self, positions_nm: Float[Array, "n atoms 3"]) -> dict[str, Float[Array, " n"]]:
         parameters, positions = self.parameters, positions_nm.transpose(2, 1, 0)
@@ -151,7 +165,7 @@ class AmberEnergy:
             terms["nonbonded"] = pairs.nonbonded
         if parameters.solvent is not None:
             terms["solvent"] = pairs.solvent
-        return terms
+        return {name: _clash_unless_finite(energy, positions_nm) for name, energy in terms.items()}
 
     def _bonded_terms(self, positions: Float[Array, "3 atoms n"]) -> dict[str, Float[Array, " n"]]:
         parameters = self.parameters
@@ -168,18 +182,26 @@ class AmberEnergy:
         return terms
 
     def _block_energy(self, positions_nm: Float[Array, "n atoms 3"]) -> Float[Array, " n"]:
-        return _sum(self._block_terms(positions_nm), positions_nm[:, 0, 0])
+        return _clash_unless_finite(_sum(self._block_terms(positions_nm), positions_nm[:, 0, 0]), positions_nm)
 
     def _block_energy_and_gradient(self, positions_nm: Float[Array, "n atoms 3"]) -> tuple[Array, Array]:
         parameters, positions = self.parameters, positions_nm.transpose(2, 1, 0)
         bonded_energy, pullback = jax.vjp(lambda x: _sum(self._bonded_terms(x), x[0, 0]), positions)
         (bonded_gradient,) = pullback(jnp.ones_like(bonded_energy))
         energy, gradient = pair_energy_and_gradient(parameters.nonbonded, parameters.solvent, positions)
-        return bonded_energy + energy, (bonded_gradient + gradient).transpose(2, 1, 0)
+        energy = _clash_unless_finite(bonded_energy + energy, positions_nm)
+        gradient = jnp.where(jnp.isposinf(energy), 0.0, bonded_gradient + gradient)
+        return energy, gradient.transpose(2, 1, 0)
 
 
 def _sum(terms: dict[str, Float[Array, " n"]], like: Float[Array, " n"]) -> Float[Array, " n"]:
     return sum(terms.values(), jnp.zeros_like(like))
+
+
+def _clash_unless_finite(energy: Float[Array, " n"], positions_nm: Float[Array, "n atoms 3"]) -> Float[Array, " n"]:
+    """What overflows at finite positions, also as inf − inf, is a clash: +inf."""
+    is_clash = ~jnp.isfinite(energy) & jnp.all(jnp.isfinite(positions_nm), axis=(1, 2))
+    return jnp.where(is_clash, jnp.inf, energy)
 
 
 def _map_blocks(function: Any, block_size: int, positions_nm: Float[Array, "n atoms 3"]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,6 +199,18 @@ def _build(kind: Any, fields: dict[str, Any] | None) -> Any:
 
 
 def read_npz(path: str | os.PathLike[str]) -> AmberParameters:
-    """Parameters from a file that ``np.savez`` made of ``to_arrays``."""
-    with np.load(path, allow_pickle=False) as file:
-        return from_arrays(dict(file))
+    """Parameters from a file that ``np.savez`` made of ``to_arrays``.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it holds something else, or is damaged.
+    """
+    try:
+        # Opened here, because NumPy leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entries:
+            arrays = dict(entries)
+    except (zipfile.BadZipFile, EOFError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"path must be a file that AmberEnergy.save wrote, got {os.fspath(path)!r}: {error}"
+        ) from error
+    return from_arrays(arrays)

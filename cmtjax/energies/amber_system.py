@@ -85,10 +85,15 @@ def check_against_openmm(energy: AmberEnergy, system: openmm.System) -> None:
     positions_nm = _loose_packing(energy.num_atoms)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         terms = {name: float(value) for name, value in jax.jit(energy.terms)(positions_nm).items()}
-    for name, expected in energies_by_term(system, positions_nm).items():
-        if not abs(terms[name] - expected) <= _TOLERANCE * (1 + abs(expected)):
+    try:
+        expected_terms = energies_by_term(system, positions_nm)
+    except openmm.OpenMMException as error:
+        raise ValueError(f"system must be one that OpenMM can evaluate: {error}") from error
+    for name, expected in expected_terms.items():
+        found = terms.get(name, 0.0)  # a force may be there without a single term
+        if not abs(found - expected) <= _TOLERANCE * (1 + abs(expected)):
             raise ValueError(
-                f"system must be one whose energies are understood, but its {name} give {terms[name]!r} kJ/mol where "
+                f"system must be one whose energies are understood, but its {name} give {found!r} kJ/mol where "
                 f"OpenMM gives {expected!r}. {_ALTERNATIVE}"
             )
 
@@ -147,6 +152,8 @@ def _read_torsions(force: openmm.PeriodicTorsionForce) -> list[tuple[tuple[int, 
 
 def _torsions(terms: list[tuple[tuple[int, ...], int, float, float]]) -> Torsions | None:
     """Puts the terms of each four atoms together; a torsion read backwards is the same angle."""
+    if any(order < 1 for _, order, *_ in terms):
+        raise ValueError(f"PeriodicTorsionForce must have periodicities of 1 or more, got {min(t[1] for t in terms)}.")
     terms = [term for term in terms if term[3] != 0.0]
     if not terms:
         return None

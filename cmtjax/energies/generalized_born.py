@@ -39,14 +39,11 @@ def self_energies(solvent: GeneralizedBorn, inverse_born: Float[Array, "atoms ba
 
 
 def screening(solvent: GeneralizedBorn, squared: Array, inverse_product: Array) -> Array:
-    """g(f)/f of Still's f² = r² + BB exp(−r²/4BB), from r² and 1/BB."""
-    squared_f = squared + jnp.exp(-0.25 * squared * inverse_product) / inverse_product
-    if solvent.polynomial is None:
-        # Without tanh an atom buried in a clash can get a negative B, and f² with it: no energy, but a clash.
-        is_clash = ~(squared_f > 0)
-        inverse_f = jnp.where(is_clash, -jnp.inf, jax.lax.rsqrt(jnp.where(is_clash, 1.0, squared_f)))
-    else:
-        inverse_f = jax.lax.rsqrt(squared_f)
+    """g(f)/f of Still's f² = r² + BB exp(−r²/4BB), from r² and 1/BB.
+
+    Without tanh (HCT) an atom buried in a clash can get a negative B, and f² with it: then it is NaN.
+    """
+    inverse_f = jax.lax.rsqrt(squared + jnp.exp(-0.25 * squared * inverse_product) / inverse_product)
     return _dielectric(solvent, inverse_f) * inverse_f
 
 

@@ -87,10 +87,12 @@ def spline_inverse(
     a = height * (mean_slope - slope) + offset * curvature
     b = height * slope - offset * curvature
     c = -mean_slope * offset
-    # b² − 4ac > 0 for a strictly increasing spline; the floor only guards against rounding. This form of the root does
-    # not cancel: b ≥ 0 wherever the square root is small.
+    # b² − 4ac > 0 for a strictly increasing spline; the floor only guards against rounding. The root has two forms, and
+    # for each sign of b one of them adds numbers of one sign. (As the root is in [0, 1] and c ≤ 0, b < 0 implies
+    # a ≥ |b|.)
     discriminant = jnp.maximum(b**2 - 4.0 * a * c, jnp.finfo(y.dtype).tiny)
-    theta = jnp.clip(2.0 * c / (-b - jnp.sqrt(discriminant)), 0.0, 1.0)
+    total = jnp.abs(b) + jnp.sqrt(discriminant)
+    theta = jnp.clip(jnp.where(b < 0.0, total, -2.0 * c) / jnp.where(b < 0.0, 2.0 * a, total), 0.0, 1.0)
     return jnp.clip(left + theta * width, 0.0, 1.0), _log_slope(theta, mean_slope, slope, next_slope)
 
 

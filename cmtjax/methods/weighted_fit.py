@@ -127,9 +127,13 @@ def fit_flow(
         loss = jax.grad(lambda p: batch_sums(flow, p, u[batch], log_weights[batch]), has_aux=True)
         gradient, sums = loss(params)
         norm = optax.tree.norm(gradient)
-        updates, new_optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        proposal = (optax.apply_updates(params, updates), new_optimizer_state)
-        carry = select(jnp.isfinite(norm), proposal, carry)
+
+        def apply(params: Params, optimizer_state: optax.OptState) -> tuple[Params, optax.OptState]:
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            return optax.apply_updates(params, updates), optimizer_state
+
+        # A conditional works in place; to select among results, XLA copies parameters and moments in every step.
+        carry = jax.lax.cond(jnp.isfinite(norm), apply, lambda *unchanged: unchanged, params, optimizer_state)
         return carry, (sums, norm)
 
     (params, optimizer_state), (sums, norms) = jax.lax.scan(step, (params, optimizer_state), indices)

@@ -194,10 +194,14 @@ def test_phi_positive_metrics():
     expected["phi_positive_psi_negative"] = (0.4, 0.2)
     for region, (plain, reweighted) in expected.items():
         assert metrics[f"{region}_weight"] == pytest.approx(plain, rel=1e-12)
-        assert metrics[f"{region}_weight_reweighted"] == pytest.approx(reweighted, rel=1e-12)
-    assert metrics["phi_positive_effective_samples_reweighted"] == pytest.approx(25 / 9, rel=1e-12)
+        assert metrics[f"{region}_weight_reweighted_raw"] == pytest.approx(reweighted, rel=1e-12)
+    assert metrics["phi_positive_effective_samples_reweighted_raw"] == pytest.approx(25 / 9, rel=1e-12)
     assert metrics["phi_positive_effective_samples"] == pytest.approx(3.0, rel=1e-12)
-    assert len(metrics) == 18
+    # The two largest of the five weights become 2: a total of 7, of which 5 and 4 are in the regions.
+    clipped = phi_positive_metrics(phi, psi, log_weights, clip_fraction=0.4)
+    assert clipped["phi_positive_weight_reweighted"] == pytest.approx(5 / 7, rel=1e-12)
+    assert clipped["phi_positive_psi_negative_weight_reweighted"] == pytest.approx(4 / 7, rel=1e-12)
+    assert len(metrics) == 27
     assert len(phi_positive_metrics(phi, psi)) == 9
 
 

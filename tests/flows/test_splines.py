@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmtjax.flows import splines
@@ -67,6 +67,8 @@ def test_slope_is_the_derivative(shape):
         np.testing.assert_allclose(jacobian - np.diag(np.diag(jacobian)), 0.0, atol=0.0)
 
 
+# The example lies in a bin that is flat for most of its width: there one form of the inverse's root cancels.
+@example(0, (8, 2, 0), 3.5)
 @given(st.integers(0, 2**31 - 1), st.sampled_from(SHAPES), st.floats(0.1, 4.0))
 def test_round_trip(seed, shape, scale):
     raw = _raw(seed, *shape, batch=(16,), scale=scale)
