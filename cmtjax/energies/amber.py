@@ -28,8 +28,9 @@ class AmberEnergy:
 
     ``amber_energy`` makes one of an OpenMM System, ``AmberEnergy.load`` of a file. It computes in the dtype of the
     positions, holds NumPy arrays only, and works under ``jit``, ``vmap``, ``grad`` (reverse mode) and ``shard_map``.
-    Batches, also those of ``vmap``, are evaluated block by block, so that memory does not grow with them. A gradient is computed together with its energy and kept, so a backward pass costs nothing more; second derivatives
-    are those of the gradient (``jax.hessian``, ``jax.jvp`` of ``jax.grad``).
+    Batches, also those of ``vmap``, are evaluated block by block, so that memory does not grow with them. A gradient is
+    computed together with its energy and kept, so a backward pass costs nothing more; second derivatives are those of
+    the gradient (``jax.hessian``, ``jax.jvp`` of ``jax.grad``).
 
     Two atoms closer than 0.0027 nm (in float32) count as that far apart, which keeps clashes finite. An energy that
     nevertheless is not finite at finite positions is +inf with gradient zero, as from ``OpenMMPool``; NaN positions
