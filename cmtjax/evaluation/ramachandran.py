@@ -179,8 +179,8 @@ def phi_positive_metrics(
     """Weights of the rare regions 0 < φ < 2.5 rad under flat names, for a run's summary.
 
     Clipping the largest weights, as the papers do, takes weight from where the flow has too little of it: from rare
-    regions first. On alanine dipeptide it halves them, so the unclipped estimate is the one to trust; its standard
-    error is larger.
+    regions first. The unclipped estimate has no such bias, but a larger standard error, which itself rests on the few
+    largest weights.
 
     Args:
       phi_rad: (samples,) φ of one pair in rad.
