@@ -50,7 +50,7 @@ def read_system(system: openmm.System) -> AmberParameters:
         raise ValueError(f"system must have no virtual sites. {_ALTERNATIVE}")
     found: dict[str, list[Any]] = collections.defaultdict(list)
     for force in system.getForces():
-        name = type(force).__name__ if type(force) is not openmm.Force else force.getName()
+        name = type(force).__name__
         if name == "CMMotionRemover":
             continue
         if name not in _READERS:

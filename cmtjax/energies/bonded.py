@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cmtjax.energies.amber_parameters import HarmonicAngles, HarmonicBonds, TorsionMaps, Torsions
+from cmtjax.energies.shifts import column
 
 Positions = Float[Array, "3 atoms batch"]
 
@@ -18,8 +19,8 @@ def bond_energy(bonds: HarmonicBonds, positions: Positions) -> Float[Array, " ba
     """Σ ½ k (r − r₀)²."""
     first, second = bonds.atoms.T
     length = jnp.sqrt(_floored(_squared(positions[:, second] - positions[:, first])))
-    deviation = length - _column(bonds.length_nm, length)
-    return jnp.sum(0.5 * _column(bonds.constant, length) * deviation**2, axis=0)
+    deviation = length - column(bonds.length_nm, length.dtype)
+    return jnp.sum(0.5 * column(bonds.constant, length.dtype) * deviation**2, axis=0)
 
 
 def angle_energy(angles: HarmonicAngles, positions: Positions) -> Float[Array, " batch"]:
@@ -28,18 +29,19 @@ def angle_energy(angles: HarmonicAngles, positions: Positions) -> Float[Array, "
     a, b = positions[:, first] - positions[:, apex], positions[:, last] - positions[:, apex]
     # atan2 keeps its digits where arccos does not, near a straight angle.
     angle = jnp.arctan2(jnp.sqrt(_floored(_squared(_cross(a, b)))), jnp.sum(a * b, axis=0))
-    deviation = angle - _column(angles.angle_rad, angle)
-    return jnp.sum(0.5 * _column(angles.constant, angle) * deviation**2, axis=0)
+    deviation = angle - column(angles.angle_rad, angle.dtype)
+    return jnp.sum(0.5 * column(angles.constant, angle.dtype) * deviation**2, axis=0)
 
 
 def torsion_energy(torsions: Torsions, positions: Positions) -> Float[Array, " batch"]:
     """Σ_m c_m cos mφ + s_m sin mφ, by powers of exp(iφ): no angle is ever computed."""
     cosine, sine = _cosine_and_sine(positions, torsions.atoms)
     real, imaginary = jnp.ones_like(cosine), jnp.zeros_like(sine)
-    energy = _column(torsions.cosine[0], cosine) * real
+    energy = column(torsions.cosine[0], cosine.dtype) * real
     for order in range(1, len(torsions.cosine)):
         real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
-        energy += _column(torsions.cosine[order], cosine) * real + _column(torsions.sine[order], sine) * imaginary
+        c, s = (column(table[order], cosine.dtype) for table in (torsions.cosine, torsions.sine))
+        energy += c * real + s * imaginary
     return jnp.sum(energy, axis=0)
 
 
@@ -83,7 +85,3 @@ def _cross(a: Array, b: Array) -> Array:
 
 def _squared(a: Array) -> Array:
     return jnp.sum(a * a, axis=0)
-
-
-def _column(values: np.ndarray, like: Array) -> Array:
-    return jnp.asarray(values, like.dtype)[:, None]

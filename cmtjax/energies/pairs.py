@@ -72,8 +72,7 @@ def pair_energy_and_gradient(
     ``pair_energies``.
     """
     zero = _zero(positions)
-    inverse_born, slope = zero, zero
-    energy, of_radii = zero, zero
+    inverse_born = energy = of_radii = zero
     if solvent is not None:
         inverse_born, born_pullback = jax.vjp(
             lambda sums: gb.inverse_born_radii(solvent, sums), _descreening(solvent, positions)
@@ -98,7 +97,7 @@ def pair_energy_and_gradient(
 
     shifts = np.arange(1, positions.shape[1])
     tables = _tables(nonbonded, solvent, shifts)
-    sums = (energy, jnp.zeros_like(positions) + zero, of_radii)
+    sums = (energy, 0.0 * positions, of_radii)
     energy, gradient, of_radii = over_shifts(meet, sums, (positions, inverse_born), tables, positions.dtype)
     if solvent is None:
         return jnp.sum(energy, axis=0), gradient

@@ -24,11 +24,24 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
       path: the file; its directory must exist.
       text: the whole content.
     """
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lets a file be written under a temporary name, which it loses when the block ends without an exception.
+
+    Args:
+      path: the file; its directory must exist.
+
+    Yields:
+      The path to write to.
+    """
     path = Path(path)
     temporary = path.with_name(TEMPORARY_PREFIX + path.name)
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
+    yield temporary
+    with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_directory(path.parent)

@@ -107,14 +107,9 @@ class Run(RunDirectory):
         Args:
           energy: what ``load_sampler`` will evaluate.
         """
-        if self.energy_path.exists():
-            return
-        temporary = self.energy_path.with_name(files.TEMPORARY_PREFIX + self.energy_path.name)
-        energy.save(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.energy_path)
-        files.sync_directory(self.path)
+        if not self.energy_path.exists():
+            with files.atomic_file(self.energy_path) as temporary:
+                energy.save(temporary)
 
     def update_environment(self, values: Mapping[str, Any]) -> None:
         """Adds entries to ``environment.json``, such as a choice made at the first start that a resume must keep."""

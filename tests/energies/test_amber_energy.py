@@ -84,6 +84,7 @@ def test_double_precision_agrees_with_openmm(name):
     with jax.enable_x64(True):
         energies, gradient = value_and_gradient(energy_of(name), positions_nm)
     assert expected.max() > 1e6  # some of the structures are clashes
+    # Both compute in double precision, with constants of nine digits in the expressions of CustomGBForce.
     np.testing.assert_allclose(energies, expected, rtol=1e-6)
     scale = np.abs(gradients).max(axis=(1, 2), keepdims=True)
     np.testing.assert_allclose(gradient / scale, gradients / scale, atol=1e-6)
@@ -99,7 +100,8 @@ def test_single_precision_near_equilibrium(name):
     assert is_near.sum() >= 20
     energies = np.asarray(jax.jit(energy_of(name))(positions_nm))
     assert energies.dtype == np.float32
-    np.testing.assert_allclose(energies[is_near], expected[is_near], rtol=1e-5, atol=1e-5 * 100)
+    # Terms of some hundred kJ/mol may cancel to something near zero; 1e-3 is some tens of roundings of them.
+    np.testing.assert_allclose(energies[is_near], expected[is_near], rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_NAMES)
@@ -113,7 +115,7 @@ def test_clashes_are_never_nan_and_their_regularized_gradient_is_finite(name):
     positions_nm = jnp.asarray(np.concatenate([collapsed, [coincident], scattered]), jnp.float32)
     energies, pullback = jax.vjp(jax.jit(energy_of(name)), positions_nm)
     assert not np.any(np.isnan(energies))
-    assert np.all(energies > 1e3)
+    assert np.all(energies > 1e3)  # all are clashes
     for options in ({}, {"high": 1e3, "scheme": "multiplicative_log"}):
         slope = jax.vmap(jax.grad(functools.partial(regularize_energy, **options)))(energies)
         (gradient,) = pullback(slope)
@@ -143,6 +145,7 @@ def as_clash(values):
 def check_all_terms(system, positions_nm):
     """Terms in double precision against OpenMM's, the gradient against its forces; clashes in single precision."""
     energy = amber_energy(system)
+    # Double precision on both sides; the forces are compared on the scale of each configuration's largest.
     with jax.enable_x64(True):
         evaluate = jax.jit(lambda x: (energy._block_terms(x), energy._block_energy_and_gradient(x)))
         terms, (energies, gradient) = jax.device_get(evaluate(positions_nm))
@@ -194,7 +197,7 @@ def test_torsion_maps_and_a_vacuum():
     check_all_terms(system, perturbed(positions_nm, num_each=6, noises=(0.0, 0.05, 0.15)))
 
 
-def test_hydroxyl_hydrogens_and_both_histidine_ends():
+def test_obc_force_with_constraints_and_hydroxyl_groups():
     topology, positions_nm = start("THR-TYR-PHE-MET-ASN-GLN")
     system = app.ForceField("amber99sbildn.xml", "amber99_obc.xml").createSystem(topology, constraints=app.HBonds)
     check_all_terms(system, perturbed(positions_nm, num_each=1, noises=(0.0, 0.01, 0.05)))
@@ -289,6 +292,7 @@ def test_blocks_change_nothing(monkeypatch):
     )
     blocked = AmberEnergy(energy.parameters)
     energies, gradient = value_and_gradient(blocked, positions_nm)
+    # Other sizes of a block may be compiled to another order of summation.
     np.testing.assert_allclose(energies, whole[0], rtol=1e-6, atol=1e-3)
     scale = np.abs(whole[1]).max()
     np.testing.assert_allclose(gradient / scale, whole[1] / scale, atol=1e-6)
@@ -305,7 +309,9 @@ def test_memory_of_a_block_is_known(with_gradient):
         shape = jax.ShapeDtypeStruct((size, energy.num_atoms, 3), jnp.float32)
         measured.append(jax.jit(function).lower(shape).compile().memory_analysis().temp_size_in_bytes)
     per_configuration = (measured[1] - measured[0]) / (sizes[1] - sizes[0])
-    assert 0 < per_configuration <= energy.bytes_per_configuration()
+    # The bound is for the gradient, which needs a good part of it: otherwise blocks would be needlessly small.
+    share = per_configuration / energy.bytes_per_configuration()
+    assert (0.25 if with_gradient else 0.0) < share <= 1.0
 
 
 def test_shard_map_and_second_derivatives():

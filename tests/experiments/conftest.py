@@ -65,8 +65,17 @@ def programs(tmp_path_factory):
     The processes share what they compile: half a minute of each would go to compiling the same step.
     """
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compilation_cache"))}
+
+    def finished_run(**changes):
+        """A run trained to its end: its directory and what the program printed."""
+        workdir = tmp_path_factory.mktemp("runs") / "finished"
+        result = _run(environment, *_train_command(workdir, changes))
+        assert result.returncode == 0, result.stdout + result.stderr
+        return workdir, result.stdout
+
     return SimpleNamespace(
         num_steps=NUM_STEPS,
+        finished_run=finished_run,
         run=lambda *arguments: _run(environment, sys.executable, *arguments),
         train=lambda workdir, **changes: _run(environment, *_train_command(workdir, changes)),
         sample=lambda workdir, *flags: _run(

@@ -11,11 +11,8 @@ CHANGES = {"energy.backend": "openmm", "energy.platform": "CPU", "num_annealing_
 
 
 @pytest.fixture(scope="module")
-def finished(programs, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = programs.train(workdir, **CHANGES)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workdir, result.stdout
+def finished(programs):
+    return programs.finished_run(**CHANGES)
 
 
 def test_a_run_with_openmm(finished):

@@ -13,11 +13,8 @@ from cmtjax import molecules
 
 
 @pytest.fixture(scope="module")
-def finished(programs, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = programs.train(workdir)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workdir, result.stdout
+def finished(programs):
+    return programs.finished_run()
 
 
 def _checkpoint_params(workdir):

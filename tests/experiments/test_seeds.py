@@ -14,11 +14,8 @@ CHANGES = {"seed": 3, "num_seeds": 2}
 
 
 @pytest.fixture(scope="module")
-def finished(programs, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    result = programs.train(workdir, **CHANGES)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workdir, result.stdout
+def finished(programs):
+    return programs.finished_run(**CHANGES)
 
 
 def test_every_seed_has_a_run_of_its_own(finished, programs):
