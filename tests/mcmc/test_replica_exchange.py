@@ -1,0 +1,157 @@
+"""Replica exchange against quadrature, and its bookkeeping against plain Python."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmtjax import mcmc, targets
+from cmtjax.coordinates.domain import Domain
+from cmtjax.mcmc.replica_exchange import _exchange
+
+FACTORS = (1.0, 3.0, 9.0)
+LADDERS = 256
+
+
+def _log_p(x):
+    """Two wells of different weights, 12 widths apart; a flat periodic dimension."""
+    wells = jnp.stack([jnp.log(0.25) - 0.5 * ((x[..., 0] - 0.2) / 0.08) ** 2, -0.5 * ((x[..., 0] - 1.2) / 0.08) ** 2])
+    return jax.nn.logsumexp(wells, axis=0) + 0.5 * jnp.cos(2 * jnp.pi * x[..., 1])
+
+
+# x = u + u², so that the volume factor 1 + 2u matters, and matters the same at every temperature.
+TARGET = targets.Target(
+    Domain.box(2, np.array([False, True])),
+    lambda u: (u.at[..., 0].add(u[..., 0] ** 2), jnp.log1p(2 * u[..., 0])),
+    lambda x: (x, x[..., 0], x[..., 0] > 0),
+    _log_p,
+)
+
+
+def _rung_masses(factor, edges):
+    """Probabilities of intervals of u₀ by quadrature: the density is p̃(x(u))^(1/f) dx/du."""
+    u = np.linspace(0, 1, 200_001)
+    x = u + u**2
+    wells = np.logaddexp(np.log(0.25) - 0.5 * ((x - 0.2) / 0.08) ** 2, -0.5 * ((x - 1.2) / 0.08) ** 2)
+    density = np.exp(wells / factor) * (1 + 2 * u)
+    return np.histogram(u, edges, weights=density)[0] / density.sum()
+
+
+@functools.lru_cache
+def _run():
+    sampler = mcmc.replica_exchange(TARGET, FACTORS, mcmc.ReplicaExchangeConfig(num_leapfrog_steps=4))
+    u = jax.random.uniform(jax.random.key(0), (LADDERS, 3, 2))
+    state = jax.jit(sampler.init)(jax.random.key(1), u)
+
+    @jax.jit
+    def scan(state, is_warm_up):
+        def body(state, _):
+            state, info = sampler.update(state, is_warm_up)
+            return state, (state.u, state.walker, info)
+
+        return jax.lax.scan(body, state, None, length=400)
+
+    warm, (_, warm_walkers, warm_info) = scan(state, True)
+    end, (u, walkers, info) = scan(warm, False)
+    return sampler, scan, warm, end, np.asarray(u), np.concatenate([warm_walkers, walkers]), warm_info, info
+
+
+def test_every_rung_has_its_tempered_density_with_the_volume_factor():
+    _, _, _, _, u, _, _, _ = _run()
+    # Both wells, their flanks and the gap; each rung against quadrature.
+    edges = np.array([0.0, 0.1, 0.17, 0.25, 0.5, 0.65, 0.7, 0.75, 1.0])
+    for rung, factor in enumerate(FACTORS):
+        shares = np.stack([np.histogram(u[:, ladder, rung, 0], edges)[0] for ladder in range(LADDERS)]) / len(u)
+        error = shares.std(axis=0) / np.sqrt(LADDERS)
+        # Ladders are independent, so their scatter gives the standard error; five of them, and float32 of the edges.
+        np.testing.assert_array_less(np.abs(shares.mean(axis=0) - _rung_masses(factor, edges)), 5 * error + 1e-4)
+
+
+def test_the_two_wells_exchange_their_walkers():
+    _, _, _, end, u, _, _, info = _run()
+    is_left = u[:, :, 0, 0] < 0.5
+    # The barrier is 19 kT at the coldest rung, where no trajectory crosses it, and 2 kT at the hottest.
+    assert np.mean(np.any(is_left != is_left[0], axis=0)) > 0.95
+    exchange = np.asarray(info.exchange)
+    assert np.all(np.isnan(exchange[::2]) != np.isnan(exchange[1::2]))
+    assert np.all(np.nanmean(exchange, axis=0) > 0.2)
+    assert int(end.num_round_trips.sum()) > LADDERS
+
+
+def test_round_trips_are_those_of_a_plain_count():
+    _, _, _, end, _, walkers, _, _ = _run()
+    for ladder in range(0, LADDERS, 16):
+        trips, last = 0, [0] * len(FACTORS)
+        for row in walkers[:, ladder]:
+            cold, hot = row[0], row[-1]
+            trips += last[cold] == 2
+            last[cold] = 1
+            last[hot] = 2 if last[hot] else 0
+            assert sorted(row) == [0, 1, 2]
+        assert end.num_round_trips[ladder] == trips
+
+
+def test_warm_up_reaches_the_acceptance_asked_for_and_update_leaves_the_steps_alone():
+    _, _, warm, end, _, _, warm_info, info = _run()
+    # 256 chains a sweep: the mean over 400 sweeps is good to 1 %, adaptation oscillates by a few more.
+    np.testing.assert_allclose(np.mean(info.acceptance, axis=0), 0.8, atol=0.06)
+    np.testing.assert_allclose(np.mean(warm_info.acceptance[-100:], axis=0), 0.8, atol=0.06)
+    np.testing.assert_array_equal(warm.log_step_size, end.log_step_size)
+    np.testing.assert_array_equal(warm.mean_square_gradient, end.mean_square_gradient)
+
+
+def test_the_same_state_gives_the_same_samples():
+    _, scan, warm, end, _, _, _, _ = _run()
+    again, _ = scan(warm, False)
+    np.testing.assert_array_equal(again.u, end.u)
+    np.testing.assert_array_equal(jax.random.key_data(again.key), jax.random.key_data(end.key))
+
+
+def test_what_is_carried_belongs_to_its_point():
+    _, _, _, end, _, _, _, _ = _run()
+    x, log_det = TARGET.to_physical(end.u)
+    # Carried through hundreds of moves and exchanges, not computed again: the same float32 program, so nearly equal.
+    np.testing.assert_allclose(end.evaluated.log_p, TARGET.log_prob(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(end.evaluated.log_det, log_det, rtol=1e-5, atol=1e-6)
+    gradient = jax.grad(lambda u: jnp.sum(TARGET.log_prob(TARGET.to_physical(u)[0])))(end.u)
+    np.testing.assert_allclose(end.evaluated.log_p_gradient, gradient, rtol=1e-4, atol=1e-3)
+
+
+def test_an_exchange_obeys_the_metropolis_rule():
+    log_p = jnp.asarray(np.random.default_rng(0).normal(scale=4.0, size=(20_000, 3)), jnp.float32)
+    inverse = jnp.asarray([1.0, 0.5, 0.25])
+    walker = jnp.broadcast_to(jnp.arange(3), log_p.shape)
+    exchanged, mean = _exchange(jax.random.key(3), walker, log_p, inverse, jnp.asarray(1))
+    is_exchanged = np.asarray(exchanged)[:, 1] == 2
+    expected = np.minimum(1.0, np.exp(0.25 * (np.asarray(log_p)[:, 2] - np.asarray(log_p)[:, 1])))
+    assert np.isnan(mean[0])
+    assert mean[1] == pytest.approx(expected.mean(), rel=1e-5)
+    for low, high in ((0.0, 0.3), (0.3, 0.6), (0.6, 0.999), (0.999, 1.1)):
+        chosen = (expected >= low) & (expected < high)
+        # Five standard deviations of a binomial count.
+        error = 5 * np.sqrt(np.sum(expected[chosen] * (1 - expected[chosen]))) + 1e-9
+        assert abs(is_exchanged[chosen].sum() - expected[chosen].sum()) <= error
+    assert np.all(np.asarray(exchanged)[:, 0] == 0)
+
+
+@pytest.mark.parametrize("factors", [(), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (1.0, np.inf), (1.0, np.nan)])
+def test_factors_out_of_range(factors):
+    with pytest.raises(ValueError, match="temperature_factors"):
+        mcmc.replica_exchange(TARGET, factors)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_leapfrog_steps", 0), ("moves_per_sweep", 0), ("target_acceptance", 1.0), ("step_size_jitter", 1.0)],
+)
+def test_config_out_of_range(name, value):
+    with pytest.raises(ValueError, match=name):
+        mcmc.ReplicaExchangeConfig(**{name: value})
+
+
+def test_points_of_another_shape():
+    sampler = mcmc.replica_exchange(TARGET, FACTORS)
+    with pytest.raises(ValueError, match="ladders, 3, 2"):
+        sampler.init(jax.random.key(0), jnp.zeros((4, 2, 2)))
