@@ -80,6 +80,11 @@ class Sampler:
         """The map from the box to positions."""
         return self._parts.coordinates
 
+    @property
+    def target(self) -> Target | None:
+        """What the flow was trained to sample; None without an energy."""
+        return self._parts.target
+
     def sample(self, key: PRNGKeyArray, *, num_samples: int) -> Samples:
         """Draws independent samples.
 

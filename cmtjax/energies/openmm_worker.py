@@ -16,8 +16,9 @@ import tempfile
 import time
 import traceback
 import weakref
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -160,6 +161,16 @@ def evaluate_block(
             energies[index] = np.inf
 
 
+def requests(connection: Connection, parent_id: int) -> Iterator[Any]:
+    """Messages from the parent, until it is gone (or EOFError says so)."""
+    while True:
+        # End of file tells that the parent is gone, unless a process forked from it holds the connection open.
+        while not connection.poll(1.0):
+            if os.getppid() != parent_id:
+                return
+        yield connection.recv()
+
+
 def _serve(connection: Connection, file_descriptor: int, parent_id: int) -> None:
     import openmm
 
@@ -173,12 +184,7 @@ def _serve(connection: Connection, file_descriptor: int, parent_id: int) -> None
         return
     connection.send((True, platform_name))
     batch = SharedBatch(system.getNumParticles(), file_descriptor)
-    while True:
-        # End of file tells that the pool is gone, unless a process forked from its own holds the connection open.
-        while not connection.poll(1.0):
-            if os.getppid() != parent_id:
-                return
-        start, stop, capacity, with_forces = connection.recv()
+    for start, stop, capacity, with_forces in requests(connection, parent_id):
         batch.reserve(capacity)
         block = slice(start, stop)
         evaluate_block(

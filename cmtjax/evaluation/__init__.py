@@ -1,7 +1,26 @@
 """Metrics on arrays, Ramachandran analysis and figures (``cmtjax.evaluation.figures``, which imports matplotlib)."""
 
-from cmtjax.evaluation.draw import HostSamples, draw_host_samples
+from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_verdict
+from cmtjax.evaluation.basins import Basins, find_basins
+from cmtjax.evaluation.blocks import Blocks, chain_blocks, independent_blocks
+from cmtjax.evaluation.comparison import Comparison, ModelSamples, TruthSamples, compare
+from cmtjax.evaluation.divergences import (
+    expected_total_variation,
+    histogram_effective_samples,
+    ramachandran_kl,
+    ramachandran_total_variation,
+)
+from cmtjax.evaluation.draw import HostSamples, draw_host_samples, host_sample_batches
+from cmtjax.evaluation.forward import forward_metrics
+from cmtjax.evaluation.histograms import BlockHistogram, marginal_block_histogram, ramachandran_block_histogram
+from cmtjax.evaluation.marginals import (
+    coordinate_names,
+    marginal_total_variation,
+    marginal_wasserstein1,
+    summarize_marginals,
+)
 from cmtjax.evaluation.metrics import sample_metrics
+from cmtjax.evaluation.peptide_bonds import cis_weights, omega_rows
 from cmtjax.evaluation.ramachandran import (
     PHI_POSITIVE_REGIONS,
     RamachandranHistogram,
@@ -11,16 +30,49 @@ from cmtjax.evaluation.ramachandran import (
     ramachandran_histogram,
     region_weight,
 )
+from cmtjax.evaluation.transport import Wasserstein, clash_bound_kj_mol, energy_wasserstein2, torus_wasserstein2
 
 __all__ = [
     "PHI_POSITIVE_REGIONS",
+    "BasinReport",
+    "BasinWeight",
+    "Basins",
+    "BlockHistogram",
+    "Blocks",
+    "Comparison",
     "HostSamples",
+    "ModelSamples",
     "RamachandranHistogram",
     "RegionWeight",
+    "TruthSamples",
+    "Wasserstein",
+    "basin_report",
+    "basin_verdict",
+    "chain_blocks",
+    "cis_weights",
+    "clash_bound_kj_mol",
+    "compare",
+    "coordinate_names",
     "draw_host_samples",
+    "energy_wasserstein2",
+    "expected_total_variation",
+    "find_basins",
+    "forward_metrics",
     "free_energy_kj_mol",
+    "histogram_effective_samples",
+    "host_sample_batches",
+    "independent_blocks",
+    "marginal_block_histogram",
+    "marginal_total_variation",
+    "marginal_wasserstein1",
+    "omega_rows",
     "phi_positive_metrics",
+    "ramachandran_block_histogram",
     "ramachandran_histogram",
+    "ramachandran_kl",
+    "ramachandran_total_variation",
     "region_weight",
     "sample_metrics",
+    "summarize_marginals",
+    "torus_wasserstein2",
 ]

@@ -2,6 +2,7 @@
 
 from cmtjax.mcmc.diagnostics import ChainDiagnostics, angle_diagnostics, chain_diagnostics, mixing_problems
 from cmtjax.mcmc.hmc import Point, fold, hmc_move
+from cmtjax.mcmc.neighbor_exchange import ExchangeInfo
 from cmtjax.mcmc.replica_exchange import (
     TEMPERATURES_KELVIN,
     ReplicaExchange,
@@ -15,6 +16,7 @@ from cmtjax.mcmc.starts import spread_starts
 __all__ = [
     "TEMPERATURES_KELVIN",
     "ChainDiagnostics",
+    "ExchangeInfo",
     "Point",
     "ReplicaExchange",
     "ReplicaExchangeConfig",

@@ -2,7 +2,7 @@
 
 from cmtjax.methods.buffer import Buffer, draw_buffer
 from cmtjax.methods.cmt import CMTConfig, CMTInfo, CMTState, Method, cmt
-from cmtjax.methods.optimizers import adam_with_cosine
+from cmtjax.methods.optimizers import adam_with_cosine, muon_with_cosine
 from cmtjax.methods.weighted_fit import FitInfo, fit_flow, weighted_forward_kl_loss
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "cmt",
     "draw_buffer",
     "fit_flow",
+    "muon_with_cosine",
     "weighted_forward_kl_loss",
 ]

@@ -1,8 +1,12 @@
-"""The optimizer of the papers as an optax transformation."""
+"""Optimizers as optax transformations: that of the papers, and one that learns from fewer samples."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
+import optax.contrib
 
 
 def adam_with_cosine(
@@ -30,6 +34,94 @@ def adam_with_cosine(
     Raises:
       ValueError: if a number is out of range.
     """
+    _check(learning_rate, num_steps, warmup_steps, weight_decay, max_gradient_norm, final_learning_rate)
+    schedule = _cosine(learning_rate, num_steps, warmup_steps, final_learning_rate)
+    return optax.chain(
+        _clip(max_gradient_norm),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def muon_with_cosine(
+    *,
+    learning_rate: float,
+    matrix_learning_rate: float,
+    num_steps: int,
+    warmup_steps: int = 0,
+    max_gradient_norm: float | None = None,
+    final_learning_rate: float = 0.0,
+) -> optax.GradientTransformation:
+    """Muon for the hidden matrices, Adam for everything else, with linear warm-up and one cosine over the whole run.
+
+    Muon (Jordan et al. 2024) moves a matrix along its momentum with all singular values set to one. Adam moves vectors,
+    and the matrix of each conditioner's last layer, which begins at zero.
+
+    Args:
+      learning_rate: peak learning rate of Adam.
+      matrix_learning_rate: peak learning rate of Muon.
+      num_steps: gradient steps of the whole run, warm-up included.
+      warmup_steps: steps of the linear rise from zero.
+      max_gradient_norm: bound of the global norm; None for none.
+      final_learning_rate: where Adam's cosine ends; Muon's ends at the same share of its peak.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+    _check(learning_rate, num_steps, warmup_steps, 0.0, max_gradient_norm, final_learning_rate)
+    if not 0.0 < matrix_learning_rate < float("inf"):
+        raise ValueError(f"matrix_learning_rate must be positive and finite, got {matrix_learning_rate!r}.")
+    final_share = final_learning_rate / learning_rate
+    return optax.chain(
+        _clip(max_gradient_norm),
+        optax.partition(
+            {
+                "muon": optax.contrib.muon(
+                    _cosine(matrix_learning_rate, num_steps, warmup_steps, final_share * matrix_learning_rate)
+                ),
+                "adam": optax.adam(_cosine(learning_rate, num_steps, warmup_steps, final_learning_rate)),
+            },
+            _labels,
+        ),
+    )
+
+
+def _labels(params: Any) -> Any:
+    """Which optimizer moves a parameter: Muon the matrices of each conditioner's layers but the last."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        *conditioner, layer, _ = path
+        layers = {other[-2].key for other in paths if other[:-2] == tuple(conditioner)}
+        is_last = layer.key == max(layers, key=lambda name: (len(name), name))
+        return "muon" if leaf.ndim == 2 and not is_last else "adam"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _clip(max_gradient_norm: float | None) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm is not None else optax.identity()
+
+
+def _cosine(peak: float, num_steps: int, warmup_steps: int, end: float) -> optax.Schedule:
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup_steps else peak,
+        peak_value=peak,
+        warmup_steps=warmup_steps,
+        decay_steps=num_steps,
+        end_value=end,
+    )
+
+
+def _check(
+    learning_rate: float,
+    num_steps: int,
+    warmup_steps: int,
+    weight_decay: float,
+    max_gradient_norm: float | None,
+    final_learning_rate: float,
+) -> None:
     for name, value, legal in (
         ("learning_rate", learning_rate, learning_rate > 0.0),
         ("num_steps", num_steps, num_steps >= 1),
@@ -43,16 +135,3 @@ def adam_with_cosine(
                 f"{name} is out of range, got {value!r}: rates and norms must be positive, decay and final rate not "
                 "negative, and the warm-up shorter than the run."
             )
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup_steps else learning_rate,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=num_steps,
-        end_value=final_learning_rate,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm is not None else optax.identity(),
-        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
-        optax.scale_by_adam(),
-        optax.scale_by_learning_rate(schedule),
-    )

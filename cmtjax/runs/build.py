@@ -13,11 +13,12 @@ from cmtjax.coordinates.domain import Domain
 from cmtjax.energies.regularize import regularize_energy
 from cmtjax.flows.flow import Flow, spline_flow
 from cmtjax.methods.cmt import CMTConfig, Method, cmt
-from cmtjax.methods.optimizers import adam_with_cosine
+from cmtjax.methods.optimizers import adam_with_cosine, muon_with_cosine
 from cmtjax.targets.target import Target
 from cmtjax.units import thermal_energy_kj_mol
 
 #: "amber": in JAX on the device; "openmm": a pool of worker processes; "auto": the first where it is possible.
+OPTIMIZERS = ("adam", "muon")
 ENERGY_BACKENDS = ("auto", "amber", "openmm")
 
 
@@ -49,8 +50,21 @@ def build_flow(section: Mapping[str, Any], domain: Domain) -> Flow:
 
 
 def build_optimizer(section: Mapping[str, Any], num_steps: int) -> optax.GradientTransformation:
-    """The optimizer that ``config.optimizer`` describes, for a run of ``num_steps`` gradient steps."""
-    return adam_with_cosine(num_steps=num_steps, **_inf_is_none(section))
+    """The optimizer that ``config.optimizer`` describes, for a run of ``num_steps`` gradient steps.
+
+    Raises:
+      ValueError: if its name is unknown, a number is out of range, or one is set that it does not use.
+    """
+    settings = _inf_is_none(section)
+    name = settings.pop("name")
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name must be one of {OPTIMIZERS}, got {name!r}.")
+    if name == "muon":
+        if weight_decay := settings.pop("weight_decay"):
+            raise ValueError(f"optimizer.weight_decay must be 0 with Muon, got {weight_decay!r}.")
+        return muon_with_cosine(num_steps=num_steps, **settings)
+    del settings["matrix_learning_rate"]
+    return adam_with_cosine(num_steps=num_steps, **settings)
 
 
 def _inf_is_none(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def get_config() -> ConfigDict:
     config.num_annealing_steps = 200
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adam"  # as published; "muon": Muon for hidden matrices, Adam for the rest
     config.optimizer.learning_rate = 4e-5
+    config.optimizer.matrix_learning_rate = 3e-3  # of Muon
     config.optimizer.warmup_steps = 1000
     config.optimizer.weight_decay = 1e-5  # L2, added to the clipped gradient
     config.optimizer.max_gradient_norm = 100.0  # inf: off

@@ -9,7 +9,7 @@ import pytest
 
 from cmtjax.coordinates import Domain
 from cmtjax.flows import spline_flow
-from cmtjax.methods import adam_with_cosine, fit_flow, weighted_forward_kl_loss
+from cmtjax.methods import adam_with_cosine, fit_flow, muon_with_cosine, weighted_forward_kl_loss
 from cmtjax.methods.buffer import in_chunks
 from cmtjax.methods.weighted_fit import minibatch_indices
 
@@ -110,6 +110,35 @@ def test_optimizer_adds_decay_after_clipping_and_follows_the_cosine():
     assert rates[-1] == pytest.approx(0.0, abs=1e-6)
     # Half way down the cosine, 45 steps after the peak, the rate is half.
     assert rates[9 + 44] == pytest.approx(0.05, rel=0.05)
+
+
+def test_muon_moves_hidden_matrices_along_their_singular_vectors_and_leaves_the_rest_to_adam():
+    flow = spline_flow(Domain.box(6), num_couplings=2, num_bins=4, hidden_sizes=(16, 16))
+    params = flow.init(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    gradient = jax.tree.map(lambda leaf: 0.01 * jax.random.normal(next(keys), leaf.shape), params)
+    optimizer = muon_with_cosine(learning_rate=0.1, matrix_learning_rate=0.5, num_steps=10)
+    update, _ = jax.jit(optimizer.update)(gradient, optimizer.init(params), params)
+    for coupling, moved in update.items():
+        for layer, step in moved["conditioner"].items():
+            of_layer = gradient[coupling]["conditioner"][layer]
+            # Adam's first step is the sign of the gradient; its epsilon is 1e-8 of gradients near 1e-2.
+            np.testing.assert_allclose(step["bias"], -0.1 * np.sign(of_layer["bias"]), rtol=1e-2)
+            if layer == "FeatureFirstDense_2":
+                np.testing.assert_allclose(step["kernel"], -0.1 * np.sign(of_layer["kernel"]), rtol=1e-2)
+                continue
+            left, _, right = np.linalg.svd(of_layer["kernel"], full_matrices=False)
+            in_their_basis = -left.T @ np.asarray(step["kernel"]) @ right.T / 0.5
+            rows, columns = of_layer["kernel"].shape
+            # The Newton-Schulz polynomial brings singular values to 0.68 to 1.13 (Jordan et al. 2024), not exactly to 1.
+            scale = np.sqrt(max(1.0, columns / rows))
+            assert np.all((np.diag(in_their_basis) > 0.6 * scale) & (np.diag(in_their_basis) < 1.25 * scale))
+            np.testing.assert_allclose(in_their_basis - np.diag(np.diag(in_their_basis)), 0, atol=0.02 * scale)
+
+
+def test_muon_refuses_a_rate_out_of_range():
+    with pytest.raises(ValueError, match="matrix_learning_rate"):
+        muon_with_cosine(learning_rate=0.1, matrix_learning_rate=0.0, num_steps=10)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Which basins of the truth a model has found, lost or weighted wrongly, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cmtjax.evaluation.basins import Basins
+from cmtjax.evaluation.divergence_errors import bin_variances
+from cmtjax.evaluation.histograms import BlockHistogram
+
+# A basin is lost below a tenth of its true weight, and over- or underweighted from a factor of two, in each case only
+# if the difference is more than three standard errors.
+_LOST_FACTOR, _WRONG_FACTOR, _SIGNIFICANCE = 0.1, 2.0, 3.0
+
+
+class BasinWeight(NamedTuple):
+    """Weight of a basin in one sample.
+
+    Attributes:
+      weight: probability, a fraction.
+      standard_error: of it, from blocks.
+      status: "found", "lost", "underweighted" or "overweighted"; "truth" for the truth itself.
+    """
+
+    weight: float
+    standard_error: float
+    status: str
+
+
+class BasinReport(NamedTuple):
+    """One basin of the truth and what the model makes of it.
+
+    Attributes:
+      center_degrees: (φ, ψ) of its highest density, in [−180, 180).
+      truth: its weight in the truth.
+      model: its weight in each variant of the model's samples, such as "plain" and "reweighted".
+    """
+
+    center_degrees: tuple[float, float]
+    truth: BasinWeight
+    model: dict[str, BasinWeight]
+
+
+def _basin_weights(histogram: BlockHistogram, pair: int, basins: Basins) -> tuple[np.ndarray, np.ndarray]:
+    num_basins, labels = len(basins.weights), basins.labels.reshape(-1)
+    sums = np.stack([np.bincount(labels, block.reshape(-1), minlength=num_basins) for block in histogram.sums[:, pair]])
+
+    merged = BlockHistogram(sums, histogram.half, num_bin_axes=1)
+    return merged.masses, np.sqrt(bin_variances(merged))
+
+
+def _status(truth: float, model: float, standard_error: float) -> str:
+    if abs(model - truth) <= _SIGNIFICANCE * standard_error:
+        return "found"
+    if model < _LOST_FACTOR * truth:
+        return "lost"
+    if model < truth / _WRONG_FACTOR:
+        return "underweighted"
+    return "overweighted" if model > truth * _WRONG_FACTOR else "found"
+
+
+def basin_report(
+    basins: Basins,
+    truth: BlockHistogram,
+    variants: Mapping[str, BlockHistogram],
+    *,
+    pair: int = 0,
+) -> list[BasinReport]:
+    """Weight of each basin of the truth in the truth and in the model's samples.
+
+    Args:
+      basins: of the truth (``find_basins``), in the bins of the histograms.
+      truth: Ramachandran plots of the truth.
+      variants: those of the model's samples, plain and reweighted, by name.
+      pair: which pair of torsions.
+
+    Returns:
+      One report for each basin, the heaviest first. A status other than "found" needs a factor (lost: below a tenth;
+      underweighted, overweighted: two) and a difference of more than three standard errors.
+    """
+    true_weights, true_errors = _basin_weights(truth, pair, basins)
+    of_variant = {name: _basin_weights(histogram, pair, basins) for name, histogram in variants.items()}
+    reports = []
+    for index, center in enumerate(basins.centers_rad):
+        true_weight, true_error = float(true_weights[index]), float(true_errors[index])
+        model = {}
+        for name, (weights, errors) in of_variant.items():
+            weight, error = float(weights[index]), float(errors[index])
+            model[name] = BasinWeight(weight, error, _status(true_weight, weight, float(np.hypot(true_error, error))))
+        phi, psi = (float(angle) for angle in np.rad2deg(center))
+        reports.append(BasinReport((phi, psi), BasinWeight(true_weight, true_error, "truth"), model))
+    return reports
+
+
+def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
+    """What became of the basins, as a sentence.
+
+    Args:
+      reports: of one pair (``basin_report``).
+      variant: which of the model's samples, such as "plain".
+
+    Returns:
+      Such as "all 5 basins found" or "basin 4 of 5 at (55°, −110°), weight (0.150 ± 0.004) %, is lost: plain samples
+      have (0.003 ± 0.001) %".
+    """
+    total = len(reports)
+    wrong = [
+        f"basin {number} of {total} at ({_degrees(report.center_degrees[0])}, {_degrees(report.center_degrees[1])}), "
+        f"weight {_percent(report.truth)}, is {report.model[variant].status}: {variant} samples have "
+        f"{_percent(report.model[variant])}"
+        for number, report in enumerate(reports, 1)
+        if report.model[variant].status != "found"
+    ]
+    if not wrong:
+        return f"all {total} basins found" if total > 1 else "the only basin found"
+    return "; ".join(wrong)
+
+
+def _degrees(angle: float) -> str:
+    return f"{angle:.0f}°".replace("-", "−")
+
+
+def _percent(result: BasinWeight) -> str:
+    """Weight and error in percent, with two digits of the error."""
+    weight, error = 100 * result.weight, 100 * result.standard_error
+    if not error > 0:
+        return f"{weight:.2g} %"
+    decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 6))
+    return f"({weight:.{decimals}f} ± {error:.{decimals}f}) %"

@@ -1,0 +1,178 @@
+"""Makes a data set of a molecule's equilibrium distribution: the truth that trained flows are compared with.
+
+    python experiments/simulate.py --molecule=alanine_dipeptide --data=data_sets/dipeptide
+
+Engines (--engine):
+  device  Replica exchange with HMC in internal coordinates, all ladders in one batch; samples exactly the density that
+          the flows are trained on. Needs a force field that cmtjax computes in JAX.
+  openmm  The papers' protocol: Langevin dynamics, and replica exchange where there are several temperatures, by OpenMM
+          in worker processes. Samples Cartesian dynamics with constraints and finite time steps.
+  import  Reads --source: a .npy of the published data sets, or a trajectory of any format that mdtraj reads.
+
+The same command resumes a simulation that was stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import program
+import simulate_device
+import simulate_openmm
+from absl import flags
+
+from cmtjax import datasets, energies, mcmc, molecules
+from cmtjax.runs import build
+
+_DATA = flags.DEFINE_string("data", None, "Directory of the data set; made if absent.", required=True)
+_ENGINE = flags.DEFINE_enum("engine", "device", ["device", "openmm", "import"], "What makes the samples; see above.")
+_MOLECULE = flags.DEFINE_string("molecule", "", "A published molecule; or one of --sequence and --pdb_file.")
+_SEQUENCE = flags.DEFINE_string("sequence", "", "Such as ACE-ALA-NME.")
+_PDB_FILE = flags.DEFINE_string("pdb_file", "", "Path of a PDB file.")
+_FORCE_FIELD = flags.DEFINE_string(
+    "force_field", "", "With --sequence or --pdb_file: amber96-obc1 or amber99sbildn-obc2."
+)
+_TEMPERATURES = flags.DEFINE_list(
+    "temperatures",
+    [f"{value:g}" for value in mcmc.TEMPERATURES_KELVIN],
+    "Kelvin, ascending; the samples are those of the first. One alone: no exchange.",
+)
+_NUM_CHAINS = flags.DEFINE_integer("num_chains", 32, "Independent chains: ladders of all temperatures.")
+_NUM_DRAWS = flags.DEFINE_integer("num_draws", 2000, "Samples of each chain.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of starting points and moves.")
+_DRAWS_PER_CHUNK = flags.DEFINE_integer(
+    "draws_per_chunk", 100, "Draws between two lines of progress and two saves; both numbers are rounded up to chunks."
+)
+_NUM_SWEEPS = flags.DEFINE_integer("sweeps_per_draw", 1, "device: sweeps (moves and an exchange) from draw to draw.")
+_MOVES = flags.DEFINE_integer("moves_per_sweep", 2, "device: HMC trajectories between two exchanges.")
+_LEAPFROG = flags.DEFINE_integer("leapfrog_steps", 8, "device: gradients a trajectory.")
+_TIME_STEP = flags.DEFINE_float("time_step_fs", 0.0, "openmm: 0 takes the papers': 1, with constraints 2.")
+_FRICTION = flags.DEFINE_float("friction_per_ps", 1.0, "openmm: of the Langevin dynamics.")
+_STEPS_PER_DRAW = flags.DEFINE_integer("steps_per_draw", 500, "openmm: time steps from draw to draw, and exchange.")
+_WARM_UP_DRAWS = flags.DEFINE_integer(
+    "warm_up_draws", 500, "Draws that are thrown away; the device's step sizes adapt in them."
+)
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "openmm: processes; 0: one a core.")
+_PLATFORM = flags.DEFINE_string("platform", "", "openmm: Reference, CPU, …; '' for the fastest, measured.")
+_SOURCE = flags.DEFINE_string("source", "", "import: the file to read.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "import: topology file of a trajectory without one.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    with program.user_errors():
+        temperatures = _temperatures()
+        for name, flag in (("--num_chains", _NUM_CHAINS), ("--draws_per_chunk", _DRAWS_PER_CHUNK)):
+            program.require(flag.value >= 1, name, flag.value, "at least 1")
+        program.require(_WARM_UP_DRAWS.value >= 0, "--warm_up_draws", _WARM_UP_DRAWS.value, "at least 0")
+        program.require(_NUM_DRAWS.value >= 4, "--num_draws", _NUM_DRAWS.value, "at least 4")
+        if _is_finished():
+            print(f"{_DATA.value} is finished; nothing to do.", flush=True)
+            return
+        if _ENGINE.value == "import":
+            _import(temperatures[0])
+            return
+        engine = simulate_device if _ENGINE.value == "device" else simulate_openmm
+        settings = _device_settings(temperatures) if _ENGINE.value == "device" else _openmm_settings(temperatures)
+        metadata = {
+            "temperature_kelvin": temperatures[0],
+            "engine": _ENGINE.value,
+            "seed": _SEED.value,
+            "settings": settings,
+        }
+        writer, molecule = _open(metadata)
+    with writer:
+        engine.simulate(
+            writer, molecule, settings, seed=_SEED.value, num_draws=_NUM_DRAWS.value, chunk=_DRAWS_PER_CHUNK.value
+        )
+
+
+def _temperatures() -> list[float]:
+    try:
+        values = [float(text) for text in _TEMPERATURES.value]
+    except ValueError:
+        values = []
+    is_legal = bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
+    program.require(is_legal, "--temperatures", ",".join(_TEMPERATURES.value), "positive numbers in ascending order")
+    return values
+
+
+def _device_settings(temperatures: list[float]) -> dict[str, Any]:
+    program.require(_NUM_SWEEPS.value >= 1, "--sweeps_per_draw", _NUM_SWEEPS.value, "at least 1")
+    mcmc.ReplicaExchangeConfig(num_leapfrog_steps=_LEAPFROG.value, moves_per_sweep=_MOVES.value)
+    return {
+        "temperatures_kelvin": temperatures,
+        "num_chains": _NUM_CHAINS.value,
+        "sweeps_per_draw": _NUM_SWEEPS.value,
+        "warm_up_draws": _WARM_UP_DRAWS.value,
+        "moves_per_sweep": _MOVES.value,
+        "leapfrog_steps": _LEAPFROG.value,
+    }
+
+
+def _openmm_settings(temperatures: list[float]) -> dict[str, Any]:
+    program.require(_STEPS_PER_DRAW.value >= 1, "--steps_per_draw", _STEPS_PER_DRAW.value, "at least 1")
+    program.require(_TIME_STEP.value >= 0, "--time_step_fs", _TIME_STEP.value, "at least 0")
+    program.require(_NUM_WORKERS.value >= 0, "--num_workers", _NUM_WORKERS.value, "at least 0")
+    return {
+        "temperatures_kelvin": temperatures,
+        "num_chains": _NUM_CHAINS.value,
+        "time_step_fs": _TIME_STEP.value,
+        "friction_per_ps": _FRICTION.value,
+        "steps_per_draw": _STEPS_PER_DRAW.value,
+        "warm_up_draws": _WARM_UP_DRAWS.value,
+        "num_workers": _NUM_WORKERS.value,
+        "platform": _PLATFORM.value,
+    }
+
+
+def _is_finished() -> bool:
+    try:
+        return datasets.open_data_set(_DATA.value).is_finished
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _open(metadata: dict[str, Any]) -> tuple[datasets.DataSetWriter, molecules.Molecule]:
+    """Starts the data set, or goes on with it and with its molecule."""
+    path = program.Path(_DATA.value)
+    if path.is_dir() and any(path.iterdir()):
+        stored = datasets.open_data_set(path)
+        writer = datasets.resume_data_set(path, metadata)
+        print(f"resuming {path} after {stored.num_draws:,} draws of each chain", flush=True)
+        return writer, molecules.load(stored.molecule_directory)
+    molecule = _molecule()
+    return datasets.create_data_set(path, molecule, metadata), molecule
+
+
+def _molecule() -> molecules.Molecule:
+    return build.build_molecule(
+        {
+            "name": _MOLECULE.value,
+            "sequence": _SEQUENCE.value,
+            "pdb": _PDB_FILE.value,
+            "force_field": _FORCE_FIELD.value,
+        }
+    )
+
+
+def _import(temperature_kelvin: float) -> None:
+    program.require(bool(_SOURCE.value), "--source", _SOURCE.value, "a file with --engine=import")
+    molecule = _molecule()
+    datasets.import_data_set(
+        _SOURCE.value,
+        _DATA.value,
+        molecule,
+        energies.amber_energy(molecule.system),
+        topology_path=_TOPOLOGY.value or None,
+        temperature_kelvin=temperature_kelvin,
+        progress=lambda done, total: print(f"{done:,} of {total or '?'} frames", flush=True),
+    )
+    diagnostics = datasets.open_data_set(_DATA.value).metadata["diagnostics"]
+    print(json.dumps(diagnostics, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    program.run_program(main)

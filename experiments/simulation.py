@@ -1,0 +1,103 @@
+"""What the engines of ``simulate.py`` share: progress, and the verdict on a finished data set."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import program
+
+from cmtjax import datasets, mcmc, molecules, targets
+from cmtjax.coordinates.internal import InternalCoordinates, internal_coordinates
+from cmtjax.evaluation import figures
+from cmtjax.molecules.rotatable import rotatable_rows
+
+
+class Progress:
+    """A line a chunk: draws, rate, values, time left.
+
+    Args:
+      num_draws: of each chain, in all.
+      completed: draws that earlier processes made.
+      num_chains: chains.
+      what: of which part the lines are.
+    """
+
+    def __init__(self, num_draws: int, completed: int, num_chains: int, what: str = "draws") -> None:
+        self._num_draws, self._completed, self._num_chains, self._what = num_draws, completed, num_chains, what
+        self._start = time.monotonic()
+
+    def report(self, done: int, values: dict[str, float]) -> None:
+        """Prints the line after ``done`` draws of each chain."""
+        seconds_per_draw = (time.monotonic() - self._start) / (done - self._completed)
+        rate = self._num_chains / seconds_per_draw
+        left = program.format_duration(seconds_per_draw * max(self._num_draws - done, 0))
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"{self._what} {done:,}/{self._num_draws:,}  {numbers}  {rate:,.0f} samples/s  {left} left", flush=True)
+
+
+def spread_starts(molecule: molecules.Molecule, target: targets.Target, key: Any, num_points: int) -> Any:
+    """Points (num_points, d) with rotatable bonds turned at random and peptide bonds as in the minimum (trans)."""
+    coordinates = internal_coordinates(molecule)
+    is_spread = np.zeros(target.domain.num_dims, bool)
+    is_spread[coordinates.domain.groups == coordinates.domain.TORSIONS] = rotatable_rows(molecule)
+    minimum = coordinates.from_physical(jnp.asarray(molecule.positions_nm, jnp.float32))[0]
+    return jax.jit(lambda key: mcmc.spread_starts(target, key, minimum, is_spread, num_points))(key)
+
+
+def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:
+    """Adds what the chains tell about themselves, writes a Ramachandran plot and marks the data set as finished."""
+    data = datasets.open_data_set(writer.path)
+    coordinates = data.coordinates
+    torsions = np.flatnonzero(coordinates.domain.groups == coordinates.domain.TORSIONS)
+    angles = angles_rad(coordinates, data.u(torsions), torsions)
+    energy = data.energy_kj_mol()
+    names = [_row_name(coordinates, row) for row in range(torsions.size)]
+    of_angles = mcmc.angle_diagnostics(angles)
+    of_energy = mcmc.chain_diagnostics(energy[:, :, None])
+    problems = mcmc.mixing_problems(of_angles, names) + mcmc.mixing_problems(of_energy, ["the energy"])
+    summary = {
+        **diagnostics,
+        "mixed": not problems,
+        "mixing_problems": problems,
+        "num_samples": data.num_samples,
+        "mean_energy_kj_mol": float(energy.mean()),
+        "mean_energy_standard_error_kj_mol": float(energy.std() / np.sqrt(of_energy.ess[0])),
+        "energy_r_hat": float(of_energy.r_hat[0]),
+        "energy_ess": float(of_energy.ess[0]),
+        "torsions": {
+            name: {"r_hat": float(r_hat), "ess": float(ess), "autocorrelation_draws": float(draws)}
+            for name, r_hat, ess, draws in zip(names, *of_angles, strict=True)
+        },
+    }
+    pairs = coordinates.ramachandran_pairs
+    if pairs.size:
+        phi_psi = angles_rad(coordinates, data.u(pairs.reshape(-1)), pairs.reshape(-1)).reshape(-1, *pairs.shape)
+        figures.plot_ramachandran(
+            phi_psi[:, :, 0],
+            phi_psi[:, :, 1],
+            data.path / "ramachandran.png",
+            temperature_kelvin=data.metadata["temperature_kelvin"],
+        )
+    writer.finish(summary)
+    print(
+        f"{data.num_samples:,} samples; mean energy {summary['mean_energy_kj_mol']:.3f} ± "
+        f"{summary['mean_energy_standard_error_kj_mol']:.3f} kJ/mol; least torsion ESS {of_angles.ess.min():.0f}",
+        flush=True,
+    )
+    for problem in problems:
+        print(f"warning: not mixed: {problem}", flush=True)
+    print(f"{'mixed' if not problems else 'NOT MIXED'}: {writer.path}", flush=True)
+
+
+def angles_rad(coordinates: InternalCoordinates, u: np.ndarray, dims: np.ndarray) -> np.ndarray:
+    """Angles of some dimensions, whose u are (…, dims)."""
+    return coordinates.window_center[dims] + coordinates.window_width[dims] * (u - 0.5)
+
+
+def _row_name(coordinates: InternalCoordinates, row: int) -> str:
+    z_matrix = coordinates.z_matrix
+    return "-".join(z_matrix.atom_names[atom] for atom in z_matrix.rows[row])

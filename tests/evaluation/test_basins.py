@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+
+from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_verdict
+from cmtjax.evaluation.basins import find_basins, smoothed_counts
+from cmtjax.evaluation.blocks import independent_blocks
+from cmtjax.evaluation.histograms import ramachandran_block_histogram
+from cmtjax.evaluation.ramachandran import ramachandran_histogram
+
+# As on alanine dipeptide: two large basins at φ < 0 and ψ > 0 on either side of ±180° in ψ, one at ψ < 0, and two rare
+# ones at φ > 0. Weight, (φ, ψ) of the center and concentrations of von Mises distributions.
+MODES = [
+    (0.55, (-145.0, 160.0), (9.0, 6.0)),
+    (0.33, (-66.0, 150.0), (14.0, 6.0)),
+    (0.118, (-70.0, -40.0), (14.0, 9.0)),
+    (0.0015, (55.0, -110.0), (40.0, 12.0)),
+    (0.0005, (45.0, 70.0), (40.0, 20.0)),
+]
+
+
+def mixture(num_samples, seed, modes=MODES):
+    """(samples, 2) angles of a mixture of von Mises distributions."""
+    rng = np.random.default_rng(seed)
+    weights = np.array([weight for weight, _, _ in modes])
+    label = rng.choice(len(modes), num_samples, p=weights / weights.sum())
+    centers, concentrations = (np.array([mode[index] for mode in modes])[label] for index in (1, 2))
+    return rng.vonmises(np.deg2rad(centers), concentrations)
+
+
+def wrapped_degrees(difference):
+    return np.abs((difference + 180) % 360 - 180)
+
+
+@pytest.mark.parametrize(("num_samples", "num_seeds"), [(100_000, 12), (1_000_000, 2)])
+def test_rare_basins_are_found_and_noise_is_not(num_samples, num_seeds):
+    for seed in range(num_seeds):
+        samples = mixture(num_samples, seed)
+        basins = find_basins(ramachandran_histogram(*samples.T).masses, num_samples)
+        assert len(basins.weights) == len(MODES), seed
+        assert basins.weights.sum() == pytest.approx(1, abs=1e-12)  # float64 sums
+        for (weight, center, _), found, found_weight in zip(MODES, basins.centers_rad, basins.weights, strict=True):
+            # The highest of a smoothed histogram of some 50 samples with a width of 9° (rare) or of a flat top (large).
+            assert np.all(wrapped_degrees(np.rad2deg(found) - center) < 20), (seed, center)
+            # Five standard errors of a share, and what of the large basins lies beyond the saddle between them.
+            tolerance = 5 * np.sqrt(weight / num_samples) + (0.02 if weight > 0.1 else 0.0)
+            assert found_weight == pytest.approx(weight, abs=tolerance), (seed, center)
+
+
+@pytest.mark.parametrize("num_samples", [1000, 30_000, 1_000_000])
+def test_one_mode_and_none_are_one_basin(num_samples):
+    for seed in range(5):
+        one = mixture(num_samples, seed, [(1.0, (170.0, -175.0), (3.0, 2.0))])
+        assert len(find_basins(ramachandran_histogram(*one.T).masses, num_samples).weights) == 1, seed
+        flat = np.random.default_rng(seed).uniform(-np.pi, np.pi, (num_samples, 2))
+        assert len(find_basins(ramachandran_histogram(*flat.T).masses, num_samples).weights) == 1, seed
+
+
+def test_a_barrier_of_less_than_kt_does_not_separate():
+    """Exact masses of exp(h cos 2φ): two wells, 2h apart from the barrier between them."""
+    angle = (np.arange(100) + 0.5) * 2 * np.pi / 100 - np.pi
+    for height, expected in ((0.4, 1), (0.7, 2)):
+        masses = np.exp(height * np.cos(2 * angle))[:, None] * np.exp(np.cos(angle))
+        basins = find_basins(masses / masses.sum(), 1e7)
+        assert len(basins.weights) == expected
+    np.testing.assert_allclose(basins.weights, 0.5, atol=1e-9)  # by symmetry; float64 sums
+    # Wells at φ = 0 and ±π, both at ψ = 0; a bin is 3.6° wide.
+    np.testing.assert_allclose(np.sort(np.abs(np.rad2deg(basins.centers_rad[:, 0]))), [0, 180], atol=4)
+    assert len(find_basins(masses / masses.sum(), 1e7, min_barrier=1.5).weights) == 1
+
+
+def test_basins_move_with_the_data():
+    """On a torus: a histogram rolled by any number of bins has the same basins, rolled."""
+    masses = ramachandran_histogram(*mixture(100_000, 0).T).masses
+    labels = find_basins(masses, 100_000).labels
+    rolled = find_basins(np.roll(masses, (37, 61), (0, 1)), 100_000).labels
+    # Bins of equal density may go to either side: weights are what counts.
+    differing = np.roll(labels, (37, 61), (0, 1)) != rolled
+    assert np.roll(masses, (37, 61), (0, 1))[differing].sum() < 1e-3
+
+
+def test_few_samples_show_fewer_basins():
+    """A basin of five samples is no basin."""
+    samples = np.concatenate([mixture(10_000, 0, MODES[:3]), mixture(5, 0, MODES[3:4])])
+    masses = ramachandran_histogram(*samples.T).masses
+    assert len(find_basins(masses, len(samples)).weights) == 3
+    # Nor is one below the wanted weight, whatever the number of samples.
+    many = ramachandran_histogram(*mixture(200_000, 1).T).masses
+    assert len(find_basins(many, 200_000, min_weight=0.01).weights) == 3
+
+
+def test_smoothing_keeps_what_is_resolved():
+    samples = mixture(1_000_000, 0, [(1.0, (-60.0, 100.0), (8.0, 8.0))])
+    masses = ramachandran_histogram(*samples.T).masses
+    density, area = smoothed_counts(masses, 1_000_000)
+    bin_area = (2 * np.pi / 100) ** 2
+    top = masses > 1e-3  # a thousand samples a bin and more
+    # No more smoothing than the narrowest kernel, 0.04 rad, that is half a bin and changes the top by 2 %.
+    assert area[top].max() == pytest.approx(4 * np.pi * 0.04**2, rel=1e-9)
+    np.testing.assert_allclose(density[top] * bin_area, masses[top] * 1_000_000, rtol=0.15)  # 5 standard errors
+    # Far away the widest kernel is not enough.
+    assert area.max() == pytest.approx(4 * np.pi * (0.04 * 2**2.5) ** 2, rel=1e-9)
+    assert np.all(np.isfinite(density) & (density > 0))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return ramachandran_block_histogram(mixture(200_000, 10)[:, None], None, independent_blocks(200_000))
+
+
+@pytest.fixture(scope="module")
+def basins(truth):
+    return find_basins(truth.masses[0], 200_000)
+
+
+def model_histogram(weights, num_samples=100_000, seed=20):
+    modes = [(weight, *mode[1:]) for weight, mode in zip(weights, MODES, strict=True)]
+    samples = mixture(num_samples, seed, modes)[:, None]
+    return ramachandran_block_histogram(samples, None, independent_blocks(num_samples))
+
+
+def test_report_of_a_perfect_model(truth, basins):
+    reports = basin_report(basins, truth, {"plain": model_histogram([mode[0] for mode in MODES])})
+    assert basin_verdict(reports, "plain") == "all 5 basins found"
+    for report, weight in zip(reports, basins.weights, strict=True):
+        assert report.truth.weight == pytest.approx(weight, rel=1e-12)  # float64 sums
+        # That of a share of independent samples, which 100 blocks give to 7 %: three of them.
+        for side, size in ((report.truth, 200_000), (report.model["plain"], 100_000)):
+            expected = np.sqrt(side.weight * (1 - side.weight) / size)
+            assert side.standard_error == pytest.approx(expected, rel=0.22)
+
+
+def test_lost_and_wrong_basins_are_named(truth, basins):
+    lost = model_histogram([0.55, 0.33, 0.118, 0.00002, 0.0005])
+    wrong = model_histogram([0.55, 0.37, 0.04, 0.0015, 0.004])
+    reports = basin_report(basins, truth, {"plain": lost, "reweighted": wrong})
+    statuses = [[report.model[name].status for report in reports] for name in ("plain", "reweighted")]
+    assert statuses == [
+        ["found", "found", "found", "lost", "found"],
+        ["found", "found", "underweighted", "found", "overweighted"],
+    ]
+    verdict = basin_verdict(reports, "plain")
+    assert verdict.startswith("basin 4 of 5 at (")
+    assert "°, −" in verdict
+    assert "is lost: plain samples have (0.00" in verdict
+    assert "; " not in verdict
+    assert basin_verdict(reports, "reweighted").count("; ") == 1
+
+
+def test_verdict_in_words():
+    report = basin_report_of(BasinWeight(0.0015, 0.00004, "truth"), BasinWeight(0.00003, 0.00001, "lost"))
+    expected = (
+        "basin 1 of 1 at (55°, −110°), weight (0.1500 ± 0.0040) %, is lost: plain samples have (0.0030 ± 0.0010) %"
+    )
+    assert basin_verdict([report], "plain") == expected
+    empty = basin_report_of(BasinWeight(0.0015, 0.0002, "truth"), BasinWeight(0.0, 0.0, "lost"))
+    assert basin_verdict([empty], "plain").endswith("weight (0.150 ± 0.020) %, is lost: plain samples have 0 %")
+    found = basin_report_of(BasinWeight(1.0, 0.0, "truth"), BasinWeight(1.0, 0.0, "found"))
+    assert basin_verdict([found], "plain") == "the only basin found"
+
+
+def basin_report_of(truth, model):
+    return BasinReport((55.4, -109.8), truth, {"plain": model})
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(ValueError, match="masses must be a square"):
+        find_basins(np.full((2, 3), 1 / 6), 100)
+    with pytest.raises(ValueError, match="masses must be a square of sum one"):
+        find_basins(np.ones((3, 3)), 100)
+    with pytest.raises(ValueError, match="num_samples"):
+        find_basins(np.full((3, 3), 1 / 9), 0)
