@@ -15,6 +15,8 @@ from cmtjax.coordinates.internal import InternalCoordinates, internal_coordinate
 from cmtjax.evaluation import figures
 from cmtjax.molecules.rotatable import rotatable_rows
 
+_PROBLEMS_SHOWN = 5
+
 
 class Progress:
     """A line a chunk: draws, rate, values, time left.
@@ -88,8 +90,10 @@ def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:
         f"{summary['mean_energy_standard_error_kj_mol']:.3f} kJ/mol; least torsion ESS {of_angles.ess.min():.0f}",
         flush=True,
     )
-    for problem in problems:
+    for problem in problems[:_PROBLEMS_SHOWN]:
         print(f"warning: not mixed: {problem}", flush=True)
+    if len(problems) > _PROBLEMS_SHOWN:
+        print(f"warning: and {len(problems) - _PROBLEMS_SHOWN} more, see metadata.json", flush=True)
     print(f"{'mixed' if not problems else 'NOT MIXED'}: {writer.path}", flush=True)
 
 

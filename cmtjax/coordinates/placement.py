@@ -27,7 +27,8 @@ class Level(NamedTuple):
     Atoms are addressed by slot, their rank in the order of placement. For a row (i, j, k, l) the axis is the unit
     vector from k to j, and the plane vector the one from l to k, or from l to j where l is bound to j: either spans
     the plane of j, k and l with the same orientation. Both are bonds, so they are unit vectors that some earlier row
-    placed, up to a sign.
+    placed, up to a sign. Only in rings may l be bound to neither in the z-matrix; there the plane vector is taken from
+    the positions of l and k.
     """
 
     rows: Int[np.ndarray, "rows"]
@@ -36,6 +37,9 @@ class Level(NamedTuple):
     axis_sign: Int[np.ndarray, "rows"]
     plane: Int[np.ndarray, "rows"]
     plane_sign: Int[np.ndarray, "rows"]
+    is_apart: Int[np.ndarray, "rows"]
+    far: Int[np.ndarray, "rows"]
+    near: Int[np.ndarray, "rows"]
 
 
 class Placement(NamedTuple):
@@ -56,7 +60,7 @@ def plan_placement(z_matrix: ZMatrix) -> Placement:
       of the backbone, not with the number of atoms.
 
     Raises:
-      ValueError: if a row's j-k is no bond of the z-matrix, or its l is bound to neither j nor k.
+      ValueError: if a row's j-k is no bond of the z-matrix.
     """
     rows = z_matrix.rows.tolist()
     initial = z_matrix.initial_atoms.tolist()
@@ -79,9 +83,10 @@ def plan_placement(z_matrix: ZMatrix) -> Placement:
     for row in order:
         i, j, k, l = rows[row]  # noqa: E741
         axis, plane = bond(k, j), bond(l, k) or bond(l, j)
-        if axis is None or plane is None:
-            raise ValueError(f"z_matrix.rows must have j bound to k, and l to j or k, but row {row} is {rows[row]}.")
-        levels.setdefault(depth[i], []).append((row, slots[j], *axis, *plane))
+        if axis is None:
+            raise ValueError(f"z_matrix.rows must have j bound to k, but row {row} is {rows[row]}.")
+        ends = (int(plane is None), slots[l], slots[k])
+        levels.setdefault(depth[i], []).append((row, slots[j], *axis, *(plane or (0, 1)), *ends))
     # 32 bit: JAX caches 64-bit index arrays in the precision of the first trace, which breaks a function that is traced
     # without x64 and then with it.
     return Placement(
@@ -123,6 +128,9 @@ def place_atoms(
     for level in placement.levels:
         axis = directions[:, level.axis] * jnp.asarray(level.axis_sign, bonds.dtype)[:, None]
         plane = directions[:, level.plane] * jnp.asarray(level.plane_sign, bonds.dtype)[:, None]
+        if np.any(level.is_apart):
+            difference = positions[:, level.near] - positions[:, level.far]
+            plane = jnp.where(level.is_apart[:, None] == 1, difference / _norm(difference), plane)
         normal = _cross(plane, axis)
         normal = normal * jax.lax.rsqrt(jnp.maximum(_dot(normal, normal), _MIN_SQUARED_SINE))
         direction = (

@@ -20,7 +20,7 @@ from cmtjax.evaluation.marginals import (
     summarize_marginals,
 )
 from cmtjax.evaluation.metrics import sample_metrics
-from cmtjax.evaluation.peptide_bonds import cis_weights, omega_rows
+from cmtjax.evaluation.peptide_bonds import cis_weights
 from cmtjax.evaluation.ramachandran import (
     PHI_POSITIVE_REGIONS,
     RamachandranHistogram,
@@ -65,7 +65,6 @@ __all__ = [
     "marginal_block_histogram",
     "marginal_total_variation",
     "marginal_wasserstein1",
-    "omega_rows",
     "phi_positive_metrics",
     "ramachandran_block_histogram",
     "ramachandran_histogram",

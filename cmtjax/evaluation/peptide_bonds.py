@@ -6,25 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from cmtjax.evaluation.blocks import Blocks, weighted_mean
-from cmtjax.molecules.z_matrix import ZMatrix
-
-
-def omega_rows(z_matrix: ZMatrix) -> list[int]:
-    """Rows of the z-matrix whose torsion is the ω of a peptide bond: a carbon on (N, C of the residue before, its CA).
-
-    The dimension of u of row r is r plus the number of bonds and angles.
-    """
-    names = [name.split(":") for name in z_matrix.atom_names]
-
-    def is_omega(atom: int, nitrogen: int, carbon: int, alpha: int) -> bool:
-        residues = [names[index][0] for index in (atom, nitrogen, carbon, alpha)]
-        return (
-            (names[nitrogen][1], names[carbon][1]) == ("N", "C")
-            and names[atom][1].startswith("C")
-            and residues[0] == residues[1] != residues[2] == residues[3]
-        )
-
-    return [index for index, row in enumerate(z_matrix.rows.tolist()) if is_omega(*row)]
 
 
 def cis_weights(

@@ -15,7 +15,7 @@ from cmtjax.evaluation.marginals import (
     marginal_wasserstein1,
     summarize_marginals,
 )
-from cmtjax.evaluation.peptide_bonds import cis_weights, omega_rows
+from cmtjax.evaluation.peptide_bonds import cis_weights
 from cmtjax.molecules.z_matrix import ZMatrix
 
 MASSES = hnp.arrays(float, (2, 12), elements=st.floats(0, 1)).filter(lambda x: np.all(x.sum(axis=1) > 0.1))
@@ -118,7 +118,6 @@ def test_names_of_coordinates(z_matrix):
         "torsion ACE0:O ACE0:C ACE0:CH3 NME1:N",
         "torsion NME1:H NME1:N ACE0:C NME1:C",
     ]
-    assert omega_rows(z_matrix) == [0]
 
 
 def test_cis_weights():

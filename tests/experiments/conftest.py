@@ -62,9 +62,14 @@ def _kill_training(environment, workdir, checkpoint, changes):
 def programs(tmp_path_factory):
     """Functions that run a program and return its CompletedProcess; keyword arguments of ``train`` are overrides.
 
-    The processes share what they compile: half a minute of each would go to compiling the same step.
+    The processes share what they compile, also those of pytest's other workers: half a minute of each would go to
+    compiling the same step.
     """
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compilation_cache"))}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        cache = tmp_path_factory.getbasetemp().parent / "compilation_cache"
+    else:
+        cache = tmp_path_factory.mktemp("compilation_cache")
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
     def finished_run(**changes):
         """A run trained to its end: its directory and what the program printed."""
