@@ -62,3 +62,17 @@ def open_energy(run_list: Sequence[runs.Run], molecule: molecules.Molecule) -> I
             run.update_environment({"energy_backend": "openmm", "openmm_platform": pool.platform_name})
         description = f"energies from {pool.num_workers} OpenMM workers on {pool.platform_name} ({reason})"
         yield Energy(pool.energy, "openmm", description)
+
+
+def reopen_pool(run: runs.RunDirectory, stack: contextlib.ExitStack, num_workers: int) -> Any:
+    """The energy of a run that was trained through OpenMM, from a pool that closes with the stack.
+
+    Args:
+      run: the run, whose molecule and platform are used again.
+      stack: of the calling program.
+      num_workers: OpenMM processes; 0 for one a core.
+    """
+    molecule = molecules.load(run.molecule_directory)
+    platform = run.environment.get("openmm_platform")
+    pool = energies.OpenMMPool(molecule.system, num_workers or os.cpu_count() or 1, platform)
+    return stack.enter_context(pool).energy

@@ -14,6 +14,7 @@ import json
 import shutil
 from typing import Any, NamedTuple
 
+import energy
 import evaluation_samples
 import numpy as np
 import program
@@ -66,9 +67,7 @@ def main(argv: list[str]) -> None:
         _check_temperature(run, data)
     with contextlib.ExitStack() as stack:
         with program.user_errors():
-            energy_fn = (
-                None if run.energy_path.exists() else evaluation_samples.open_pool(run, stack, _NUM_WORKERS.value)
-            )
+            energy_fn = None if run.energy_path.exists() else energy.reopen_pool(run, stack, _NUM_WORKERS.value)
             sampler = cmtjax.load_sampler(run.path, energy_fn)
             truth = _Truth(*evaluation_samples.read_truth(data, sampler.coordinates))
             stack.enter_context(contextlib.closing(files.lock(run.path / ".lock")))
@@ -200,7 +199,7 @@ def _marginals(
 def _write_figures(
     run: runs.RunDirectory, result: Any, coordinates: Any, truth: _Truth, model: Any, log_weights: np.ndarray, kt: float
 ) -> None:
-    directory, names = run.figures_directory, evaluation_samples.pair_names(coordinates)
+    directory, names = run.figures_directory, coordinates.ramachandran_names
     figures.plot_ramachandran_differences(
         result.truth,
         {"samples": result.variants["plain"], "reweighted": result.variants["reweighted"]},

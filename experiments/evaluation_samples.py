@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import shutil
 import time
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import program
 
 import cmtjax
-from cmtjax import datasets, energies, evaluation, molecules, runs
+from cmtjax import datasets, evaluation, runs
 from cmtjax.coordinates.internal import InternalCoordinates
 from cmtjax.energies.regularize import regularize_energy
 from cmtjax.evaluation import HostSamples
@@ -28,14 +26,6 @@ DIRECTORY = "evaluation"
 _BATCH_SIZE = 50_000
 _BATCHES_PER_PART = 10
 _CHUNK_SIZE = 2_000
-
-
-def open_pool(run: runs.RunDirectory, stack: contextlib.ExitStack, num_workers: int) -> Any:
-    """The energy of a run that was trained through OpenMM, from a pool that closes with the stack."""
-    molecule = molecules.load(run.molecule_directory)
-    platform = run.environment.get("openmm_platform")
-    pool = energies.OpenMMPool(molecule.system, num_workers or os.cpu_count() or 1, platform)
-    return stack.enter_context(pool).energy
 
 
 def draw(
@@ -166,9 +156,3 @@ def forward_densities(
     log_p = -np.where(reduced > regularization["high"], regularized, reduced)
     in_domain = np.all((u >= 0) & (u <= 1), axis=-1)
     return values.reshape(shape), log_p, in_domain
-
-
-def pair_names(coordinates: InternalCoordinates) -> list[str]:
-    """The residue of each (φ, ψ) pair: that of the carbonyl carbon, which φ places."""
-    z_matrix = coordinates.z_matrix
-    return [z_matrix.atom_names[z_matrix.rows[phi, 0]].split(":")[0] for phi, _ in z_matrix.ramachandran_rows]

@@ -71,7 +71,7 @@ def write_report(
         directory / "ramachandran.png",
         temperature_kelvin=temperature,
         log_weights=clipped,
-        pair_names=_residues(coordinates),
+        pair_names=coordinates.ramachandran_names,
     )
     energies_kj_mol = -samples.log_p * thermal_energy_kj_mol(temperature)
     figures.plot_energy_histogram(energies_kj_mol, directory / "energies.png", log_weights=clipped)
@@ -80,9 +80,3 @@ def write_report(
     print("finished: " + "  ".join(f"{name} {value:.6g}" for name, value in shown.items()), flush=True)
     print(f"summary: {run.path / 'summary.json'}; figures: {directory}", flush=True)
     return summary
-
-
-def _residues(coordinates: InternalCoordinates) -> list[str]:
-    """The residue of each (φ, ψ) pair: that of the carbonyl carbon, which φ places."""
-    z_matrix = coordinates.z_matrix
-    return [z_matrix.atom_names[z_matrix.rows[phi, 0]].split(":")[0] for phi, _ in z_matrix.ramachandran_rows]

@@ -15,6 +15,7 @@ import pathlib
 import time
 from typing import Any
 
+import energy
 import jax
 import mdtraj
 import numpy as np
@@ -22,7 +23,7 @@ import program
 from absl import flags
 
 import cmtjax
-from cmtjax import annealing, energies, molecules, runs
+from cmtjax import annealing, runs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10_000, "Samples to write.")
@@ -51,7 +52,9 @@ def main(argv: list[str]) -> None:
     num_drawn = _NUM_SAMPLES.value * (_OVERSAMPLING.value if _RESAMPLE.value else 1)
     with contextlib.ExitStack() as stack:
         with program.user_errors():
-            sampler = cmtjax.load_sampler(run.path, None if run.energy_path.exists() else _open_pool(run, stack).energy)
+            sampler = cmtjax.load_sampler(
+                run.path, None if run.energy_path.exists() else energy.reopen_pool(run, stack, _NUM_WORKERS.value)
+            )
         samples = _draw(sampler, num_drawn)
     arrays = samples._asdict()
     ess = float(annealing.effective_sample_size(samples.log_weights))
@@ -63,13 +66,6 @@ def main(argv: list[str]) -> None:
         arrays["log_weights"] = np.zeros_like(arrays["log_weights"])
     _write(output, arrays, run)
     print(f"{output}: {_NUM_SAMPLES.value:,} samples; effective sample size of the {num_drawn:,} drawn: {ess:.1%}")
-
-
-def _open_pool(run: runs.RunDirectory, stack: contextlib.ExitStack) -> energies.OpenMMPool:
-    molecule = molecules.load(run.molecule_directory)
-    num_workers = _NUM_WORKERS.value or os.cpu_count() or 1
-    platform = run.environment.get("openmm_platform")
-    return stack.enter_context(energies.OpenMMPool(molecule.system, num_workers, platform))
 
 
 def _draw(sampler: cmtjax.Sampler, num_samples: int) -> Any:

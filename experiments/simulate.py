@@ -42,6 +42,9 @@ _TEMPERATURES = flags.DEFINE_list(
 _NUM_CHAINS = flags.DEFINE_integer("num_chains", 32, "Independent chains: ladders of all temperatures.")
 _NUM_DRAWS = flags.DEFINE_integer("num_draws", 2000, "Samples of each chain.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of starting points and moves.")
+_STARTS = flags.DEFINE_string(
+    "starts", "", "A data set whose last draws the chains begin with; '' for conformations turned at random."
+)
 _DRAWS_PER_CHUNK = flags.DEFINE_integer(
     "draws_per_chunk", 100, "Draws between two lines of progress and two saves; both numbers are rounded up to chunks."
 )
@@ -105,6 +108,7 @@ def _device_settings(temperatures: list[float]) -> dict[str, Any]:
     return {
         "temperatures_kelvin": temperatures,
         "num_chains": _NUM_CHAINS.value,
+        "starts": _STARTS.value,
         "sweeps_per_draw": _NUM_SWEEPS.value,
         "warm_up_draws": _WARM_UP_DRAWS.value,
         "moves_per_sweep": _MOVES.value,
@@ -119,6 +123,7 @@ def _openmm_settings(temperatures: list[float]) -> dict[str, Any]:
     return {
         "temperatures_kelvin": temperatures,
         "num_chains": _NUM_CHAINS.value,
+        "starts": _STARTS.value,
         "time_step_fs": _TIME_STEP.value,
         "friction_per_ps": _FRICTION.value,
         "steps_per_draw": _STEPS_PER_DRAW.value,

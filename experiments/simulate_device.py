@@ -43,7 +43,8 @@ def simulate(
     stored = writer.last_state()
     if stored is None:
         print(f"{molecule.name}: {shape[0]} ladders of {shape[1]} temperatures, {shape[2]} dimensions", flush=True)
-        starts = simulation.spread_starts(molecule, target, start_key, shape[0] * shape[1])
+        with program.user_errors():
+            starts = simulation.starting_points(molecule, target, start_key, shape[0] * shape[1], settings["starts"])
         state = _warm_up(draw, jax.jit(sampler.init)(run_key, starts.reshape(shape)), settings["warm_up_draws"])
         tally = np.zeros((2, 2, shape[1]))
         # A chunk without draws keeps the state, so that a restart need not warm up again.

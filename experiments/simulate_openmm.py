@@ -31,7 +31,7 @@ def simulate(
     to_box = jax.jit(lambda positions_nm: coordinates.from_physical(positions_nm)[0])
     stored = writer.last_state()
     with program.user_errors():
-        positions_nm = _starts(molecule, temperatures, num_chains, seed) if stored is None else stored["positions_nm"]
+        positions_nm = _starts(molecule, settings, seed) if stored is None else stored["positions_nm"]
         dynamics = OpenMMDynamics(
             molecule.system,
             positions_nm,
@@ -82,14 +82,17 @@ def simulate(
     )
 
 
-def _starts(molecule: molecules.Molecule, temperatures: list[float], num_chains: int, seed: int) -> np.ndarray:
-    """Spread over the conformations where the force field is understood in JAX, else all at the minimum."""
+def _starts(molecule: molecules.Molecule, settings: dict[str, Any], seed: int) -> np.ndarray:
+    """As for the device where the force field is understood in JAX, else all at the minimum."""
+    temperatures, num_chains = settings["temperatures_kelvin"], settings["num_chains"]
     try:
         energy_fn = energies.amber_energy(molecule.system)
     except ValueError:
+        program.require(not settings["starts"], "--starts", settings["starts"], "empty with this force field")
         return molecule.positions_nm
     target = targets.boltzmann(molecule, energy_fn, temperature_kelvin=temperatures[0])
-    u = simulation.spread_starts(molecule, target, jax.random.key(seed), num_chains * len(temperatures))
+    num_points = num_chains * len(temperatures)
+    u = simulation.starting_points(molecule, target, jax.random.key(seed), num_points, settings["starts"])
     positions_nm = np.asarray(target.to_physical(u)[0], np.float64)
     return positions_nm.reshape(num_chains, len(temperatures), *positions_nm.shape[1:])
 

@@ -41,9 +41,30 @@ class Progress:
         print(f"{self._what} {done:,}/{self._num_draws:,}  {numbers}  {rate:,.0f} samples/s  {left} left", flush=True)
 
 
-def spread_starts(molecule: molecules.Molecule, target: targets.Target, key: Any, num_points: int) -> Any:
-    """Points (num_points, d) with rotatable bonds turned at random and peptide bonds as in the minimum (trans)."""
+def starting_points(
+    molecule: molecules.Molecule, target: targets.Target, key: Any, num_points: int, data_path: str
+) -> Any:
+    """Where chains begin, (num_points, d).
+
+    Args:
+      molecule: the molecule.
+      target: its Boltzmann distribution.
+      key: random key.
+      num_points: how many.
+      data_path: a data set whose last draws are taken, again and again if they are too few; or "" for points with
+        rotatable bonds turned at random and peptide bonds as in the minimum (trans).
+
+    Raises:
+      ValueError: if the data set is of another molecule, or empty.
+    """
     coordinates = internal_coordinates(molecule)
+    if data_path:
+        data = datasets.open_data_set(data_path)
+        if data.coordinates.z_matrix.atom_names != coordinates.z_matrix.atom_names or data.num_samples == 0:
+            raise ValueError(f"--starts must be a data set of this molecule with samples, got {data_path}.")
+        positions_nm = data.coordinates.to_physical(jnp.asarray(data.u().reshape(-1, data.num_dims)[-num_points:]))[0]
+        u = np.asarray(coordinates.from_physical(positions_nm)[0])
+        return jnp.asarray(np.resize(u, (num_points, u.shape[1])))
     is_spread = np.zeros(target.domain.num_dims, bool)
     is_spread[coordinates.domain.groups == coordinates.domain.TORSIONS] = rotatable_rows(molecule)
     minimum = coordinates.from_physical(jnp.asarray(molecule.positions_nm, jnp.float32))[0]

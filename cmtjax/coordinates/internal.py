@@ -117,6 +117,12 @@ class InternalCoordinates:
         """Number of atoms."""
         return self.z_matrix.num_atoms
 
+    @property
+    def ramachandran_names(self) -> tuple[str, ...]:
+        """The residue of each (φ, ψ) pair, such as "ALA1": that of the carbonyl carbon, which φ places."""
+        names, rows = self.z_matrix.atom_names, self.z_matrix.rows
+        return tuple(names[rows[phi, 0]].split(":")[0] for phi, _ in self.z_matrix.ramachandran_rows)
+
     def to_physical(self, u: Float[Array, "*batch d"]) -> tuple[Float[Array, "*batch atoms 3"], Float[Array, "*batch"]]:
         """Positions at points of the box.
 

@@ -168,7 +168,7 @@ def replica_exchange(
             walker=walker,
             last_end=jnp.zeros_like(walker),
             num_round_trips=jnp.zeros(ladders, jnp.int32),
-            log_step_size=jnp.full(num_temperatures, jnp.log(0.5)),
+            log_step_size=jnp.full(num_temperatures, jnp.log(0.5), jnp.float32),
             mean_square_gradient=_mean_square(rung_density(evaluated, inverse_factors)[1]),
             num_sweeps=jnp.zeros((), jnp.int32),
         )

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import scipy.stats
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cmtjax.coordinates.domain import Domain
@@ -114,20 +113,6 @@ def test_without_weights_energies_and_transport(samples):
     assert result.summary["basin_2_weight_truth"] == pytest.approx(0.01, abs=0.004)  # five standard errors
     with pytest.raises(ValueError, match="torsions_rad of truth and model"):
         compare(truth, ModelSamples(model.torsions_rad[:, :1]))
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every figure that was saved, so that a test can look at its axes."""
-    saved = []
-    save = Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        saved.append(self)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def assert_is_drawn(path, figure):

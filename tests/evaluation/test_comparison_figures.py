@@ -2,27 +2,12 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cmtjax.evaluation.figures import comparison
 from cmtjax.evaluation.figures.ramachandran_comparison import RamachandranPlots, plot_ramachandran_comparison
 from cmtjax.evaluation.published import published_rows
 from cmtjax.evaluation.tables import Estimate, TableRow
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every figure that was saved, so that a test can look at its axes."""
-    saved = []
-    save = Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        saved.append(self)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def run_metrics(num_steps=20, buffer_size=1000, shift=0.0):

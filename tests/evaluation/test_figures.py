@@ -3,24 +3,9 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cmtjax.evaluation import figures, free_energy_kj_mol, ramachandran_histogram
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every figure that was saved, so that a test can look at its axes."""
-    saved = []
-    save = Figure.savefig
-
-    def savefig(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        saved.append(self)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def run_metrics(num_steps=95):

@@ -119,6 +119,15 @@ def test_what_is_carried_belongs_to_its_point():
     np.testing.assert_allclose(end.evaluated.log_p_gradient, gradient, rtol=1e-4, atol=1e-3)
 
 
+def test_a_state_keeps_its_types():
+    """Else the second call of a compiled sweep compiles it again, half a minute for a peptide."""
+    sampler = mcmc.replica_exchange(TARGET, FACTORS)
+    first = jax.eval_shape(sampler.init, jax.random.key(0), jax.ShapeDtypeStruct((4, 3, 2), jnp.float32))
+    second = jax.eval_shape(lambda state: sampler.update(state, True)[0], first)
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert (before.shape, before.dtype, before.weak_type) == (after.shape, after.dtype, after.weak_type)
+
+
 def test_an_exchange_obeys_the_metropolis_rule():
     log_p = jnp.asarray(np.random.default_rng(0).normal(scale=4.0, size=(20_000, 3)), jnp.float32)
     inverse = jnp.asarray([1.0, 0.5, 0.25])

@@ -130,7 +130,7 @@ def test_muon_moves_hidden_matrices_along_their_singular_vectors_and_leaves_the_
             left, _, right = np.linalg.svd(of_layer["kernel"], full_matrices=False)
             in_their_basis = -left.T @ np.asarray(step["kernel"]) @ right.T / 0.5
             rows, columns = of_layer["kernel"].shape
-            # The Newton-Schulz polynomial brings singular values to 0.68 to 1.13 (Jordan et al. 2024), not exactly to 1.
+            # The Newton-Schulz polynomial brings singular values to 0.68 to 1.13 (Jordan et al. 2024), not to 1.
             scale = np.sqrt(max(1.0, columns / rows))
             assert np.all((np.diag(in_their_basis) > 0.6 * scale) & (np.diag(in_their_basis) < 1.25 * scale))
             np.testing.assert_allclose(in_their_basis - np.diag(np.diag(in_their_basis)), 0, atol=0.02 * scale)
