@@ -8,6 +8,8 @@ Suites:
   kernels: what a gradient step of --config runs on the device, by a profile: kernels, how often, shares of the time.
   annealing_step: compilation, seconds, memory and shares of one annealing step of --config.
   energies: energies a second on the device, from the OpenMM worker pool and from one bare OpenMM loop.
+  dynamics: steps a second of replica exchange on the device (--batch_sizes: ladders of six temperatures at once) and of
+    OpenMM's Langevin dynamics in worker processes.
   pool: the OpenMM worker pool against one bare OpenMM loop on the same platform. The ratio is
     pool / (num_workers x bare loop).
   dual: seconds of the compiled dual solver on 500,000 samples, from scratch and from earlier multipliers, over
@@ -30,8 +32,8 @@ from ml_collections import config_flags
 from cmtjax.molecules import PUBLISHED_NAMES
 from cmtjax.runs.environment import describe_environment
 
-_SUITES = ("pool", "dual", "gradient_step", "kernels", "annealing_step", "energies")
-_DEFAULT_SIZES = {"pool": (100, 2000, 10_000), "energies": tuple(4**i for i in range(9))}
+_SUITES = ("pool", "dual", "gradient_step", "kernels", "annealing_step", "energies", "dynamics")
+_DEFAULT_SIZES = {"pool": (100, 2000, 10_000), "energies": tuple(4**i for i in range(9)), "dynamics": (16, 64)}
 # Gradient steps of one call: what a call costs besides is spread over them.
 _STEPS_OF_A_CALL = 10
 
@@ -47,7 +49,7 @@ _NUM_GRADIENT_STEPS = flags.DEFINE_integer(
     f"Gradient steps of one call: {_STEPS_OF_A_CALL} in gradient_step and kernels, --config's in annealing_step.",
     lower_bound=1,
 )
-_MOLECULES = flags.DEFINE_list("molecules", list(PUBLISHED_NAMES), "Published molecules of pool and energies.")
+_MOLECULES = flags.DEFINE_list("molecules", list(PUBLISHED_NAMES), "Published molecules of pool, energies, dynamics.")
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Processes in the pool.", lower_bound=1)
 _SIZES = flags.DEFINE_list("batch_sizes", [], "Configurations in one evaluation; by default what the suite needs.")
 _NUM_ROUNDS = flags.DEFINE_integer("num_rounds", 7, "Turns; medians over them are reported.", lower_bound=1)
@@ -75,9 +77,9 @@ def measure(suite: str) -> list[dict[str, Any]]:
         from benchmarks import dual
 
         return dual.benchmark(num_rounds)
-    from benchmarks import energies, pool
+    from benchmarks import dynamics, energies, pool
 
-    module = energies if suite == "energies" else pool
+    module = {"pool": pool, "energies": energies, "dynamics": dynamics}[suite]
     return [row for name in _MOLECULES.value for row in module.benchmark(name, sizes, _NUM_WORKERS.value, num_rounds)]
 
 

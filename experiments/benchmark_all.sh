@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 output=${1:?usage: benchmark_all.sh DIRECTORY}
 mkdir -p "$output"
-for suite in energies gradient_step kernels; do
+for suite in energies gradient_step kernels dynamics; do
     python experiments/benchmark.py --suite="$suite" --num_rounds=5 --output="$output/$suite.json"
 done
 for config in alanine_dipeptide alanine_dipeptide_quick; do

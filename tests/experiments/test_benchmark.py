@@ -84,3 +84,26 @@ def test_wrong_flags_are_refused(flag):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode != 0
     assert flag.split("=")[0].removeprefix("--") in result.stderr + result.stdout
+
+
+@pytest.mark.slow
+def test_dynamics(tmp_path):
+    written, _ = _run(
+        tmp_path, "--suite=dynamics", "--molecules=alanine_dipeptide", "--batch_sizes=2", "--num_workers=1"
+    )
+    (row,) = written["rows"]
+    assert (row["molecule"], row["ladders"]) == ("alanine_dipeptide", 2)
+    assert row["device_steps_per_second"] > 0.0
+    assert row["device_over_openmm"] == pytest.approx(row["device_steps_per_second"] / row["openmm_steps_per_second"])
+    assert row["compile_seconds"] > 0.0
+
+
+def test_kernels(tmp_path):
+    written, _ = _run(tmp_path, "--suite=kernels", "--num_gradient_steps=2", *TINY)
+    *rows, total = written["rows"]
+    assert total["kernel"] == "all"
+    assert len(rows) > 5
+    assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+    assert sum(row["milliseconds_per_step"] for row in rows) == pytest.approx(total["milliseconds_per_step"])
+    # Matrix products of the conditioners are among them.
+    assert any("dot" in row["kernel"] for row in rows)
