@@ -54,7 +54,8 @@ def test_published_settings(name, monkeypatch):
 def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
     config = load_config(f"{name}_quick", monkeypatch)
     build.check_config(config)
-    # Its flow and its bounds, with less data: a step of the full size takes half a minute.
+    # Its conditioners and bounds with less data and fewer couplings: compiling takes a minute, a full step half of one.
+    config["flow"]["num_couplings"] = 2
     config["method"] |= {"buffer_size": 4000, "num_gradient_steps": 40, "num_diagnostic_samples": 2000}
     config["method"]["batch_size"] = 500
     molecule = molecules.published(name)
