@@ -80,3 +80,18 @@ def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
         np.testing.assert_allclose(row.kl, config["method"]["trust_region_bound"], rtol=1e-3)
         assert row.trust_region_multiplier > 1.0
     assert rows[-1].training_loss < rows[0].training_loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "sgd"}, "optimizer.name must be one of"),
+        ({"name": "muon", "weight_decay": 1e-5}, "weight_decay must be 0 with Muon"),
+        ({"name": "muon", "matrix_learning_rate": -1.0}, "matrix_learning_rate must be positive"),
+    ],
+)
+def test_optimizers_that_cannot_be_are_refused(changes, message, monkeypatch):
+    config = load_config("alanine_dipeptide_quick", monkeypatch)
+    config["optimizer"] |= changes
+    with pytest.raises(ValueError, match=message):
+        build.check_config(config)
