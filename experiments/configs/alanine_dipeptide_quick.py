@@ -1,4 +1,4 @@
-"""Alanine dipeptide on two cores in some twenty minutes: a smaller flow, smaller buffers, larger steps."""
+"""Alanine dipeptide on two cores in some half hour: a smaller flow, smaller buffers, larger steps."""
 
 from configs import base
 from ml_collections import ConfigDict
