@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,7 +109,8 @@ def _scanned(update: Callable[..., Any], sweeps_per_draw: int, num_draws: int) -
 
 def _padded(rates: Any, width: int) -> np.ndarray:
     """Sums over the sweeps and how many of them there are, (2, width), NaN left out."""
-    rates = np.asarray(rates, np.float64).reshape(-1, rates.shape[-1])
+    # Not −1: with one temperature there are no exchanges, and nothing tells how many rows an empty array has.
+    rates = np.asarray(rates, np.float64).reshape(math.prod(rates.shape[:-1]), rates.shape[-1])
     sums = np.stack([np.nansum(rates, axis=0), np.sum(~np.isnan(rates), axis=0)])
     return np.pad(sums, ((0, 0), (0, width - rates.shape[1])))
 

@@ -1,6 +1,8 @@
 """simulate.py and evaluate.py: a data set made, resumed and compared with a trained run."""
 
+import importlib
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -142,3 +144,12 @@ def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
     )
     assert result.returncode == 2
     assert "ascending" in result.stderr
+
+
+def test_rates_are_summed_also_where_there_are_none(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    padded = importlib.import_module("simulate_device")._padded
+    rates = np.array([[[0.5, np.nan]], [[0.25, 1.0]]])
+    np.testing.assert_array_equal(padded(rates, 3), [[0.75, 1.0, 0.0], [2, 1, 0]])
+    # One temperature alone has nobody to exchange with.
+    np.testing.assert_array_equal(padded(np.zeros((4, 1, 0)), 1), [[0.0], [0.0]])
