@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -77,14 +78,39 @@ def muon_with_cosine(
         _clip(max_gradient_norm),
         optax.partition(
             {
-                "muon": optax.contrib.muon(
-                    _cosine(matrix_learning_rate, num_steps, warmup_steps, final_share * matrix_learning_rate)
+                "muon": _on_stacked_matrices(
+                    optax.contrib.muon(
+                        _cosine(matrix_learning_rate, num_steps, warmup_steps, final_share * matrix_learning_rate),
+                        muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
+                            lambda _: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2), stacks
+                        ),
+                    )
                 ),
                 "adam": optax.adam(_cosine(learning_rate, num_steps, warmup_steps, final_learning_rate)),
             },
             _labels,
         ),
     )
+
+
+def _on_stacked_matrices(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same moves by one product for all matrices of a shape, where one for each matrix would keep a GPU waiting."""
+
+    def stack(matrices: Any) -> dict[str, Any]:
+        by_shape: dict[str, list[Any]] = {}
+        for matrix in jax.tree.leaves(matrices):
+            by_shape.setdefault(str(matrix.shape), []).append(matrix)
+        return {shape: jnp.stack(of_shape) for shape, of_shape in by_shape.items()}
+
+    def init(params: Any) -> Any:
+        return optimizer.init(stack(params))
+
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves, state = optimizer.update(stack(gradient), state, stack(params))
+        in_order = {shape: iter(of_shape) for shape, of_shape in moves.items()}
+        return jax.tree.map(lambda matrix: next(in_order[str(matrix.shape)]), gradient), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _labels(params: Any) -> Any:

@@ -136,6 +136,29 @@ def test_muon_moves_hidden_matrices_along_their_singular_vectors_and_leaves_the_
             np.testing.assert_allclose(in_their_basis - np.diag(np.diag(in_their_basis)), 0, atol=0.02 * scale)
 
 
+def test_muon_moves_each_matrix_as_it_would_move_it_alone():
+    flow = spline_flow(Domain.box(7), num_couplings=3, num_bins=4, hidden_sizes=(16, 16))
+    params = flow.init(jax.random.key(0))
+    alone = {
+        (coupling, layer): moved["conditioner"][layer]["kernel"]
+        for coupling, moved in params.items()
+        for layer in ("FeatureFirstDense_0", "FeatureFirstDense_1")
+    }
+    assert len({matrix.shape for matrix in alone.values()}) == 3 < len(alone)
+    reference = optax.contrib.muon(optax.warmup_cosine_decay_schedule(0.5, 0.5, 0, 10, 0.0))
+    optimizer = muon_with_cosine(learning_rate=0.1, matrix_learning_rate=0.5, num_steps=10)
+    state, state_alone = optimizer.init(params), reference.init(alone)
+    for step in range(3):
+        keys = iter(jax.random.split(jax.random.key(step), 100))
+        gradient = jax.tree.map(lambda leaf, keys=keys: jax.random.normal(next(keys), leaf.shape), params)
+        of_alone = {(c, layer): gradient[c]["conditioner"][layer]["kernel"] for c, layer in alone}
+        moves, state = jax.jit(optimizer.update)(gradient, state, params)
+        expected, state_alone = jax.jit(reference.update)(of_alone, state_alone, alone)
+        for (coupling, layer), move in expected.items():
+            # Five float32 iterations, each of which can enlarge a rounding error by its slope of 3.4 at zero.
+            np.testing.assert_allclose(moves[coupling]["conditioner"][layer]["kernel"], move, atol=1e-4)
+
+
 def test_muon_refuses_a_rate_out_of_range():
     with pytest.raises(ValueError, match="matrix_learning_rate"):
         muon_with_cosine(learning_rate=0.1, matrix_learning_rate=0.0, num_steps=10)
