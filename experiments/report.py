@@ -65,14 +65,15 @@ def write_report(
         metrics, directory / "training.png", reference_log_z=config["evaluation"]["reference_log_z"]
     )
     figures.plot_path(metrics, directory / "path.png")
-    figures.plot_ramachandran(
-        torsions[:, :, 0],
-        torsions[:, :, 1],
-        directory / "ramachandran.png",
-        temperature_kelvin=temperature,
-        log_weights=clipped,
-        pair_names=coordinates.ramachandran_names,
-    )
+    if len(pairs):
+        figures.plot_ramachandran(
+            torsions[:, :, 0],
+            torsions[:, :, 1],
+            directory / "ramachandran.png",
+            temperature_kelvin=temperature,
+            log_weights=clipped,
+            pair_names=coordinates.ramachandran_names,
+        )
     energies_kj_mol = -samples.log_p * thermal_energy_kj_mol(temperature)
     figures.plot_energy_histogram(energies_kj_mol, directory / "energies.png", log_weights=clipped)
     run.write_summary(summary)

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cmtjax.coordinates.internal import BOND_WINDOW_NM
-from cmtjax.datasets.frames import bond_atoms
 from cmtjax.molecules import measure
 from cmtjax.molecules.z_matrix import ZMatrix
 
@@ -80,7 +79,7 @@ def order_by_bonds(
 
 def implausible_bond(positions_nm: Float[np.ndarray, "frames atoms 3"], z_matrix: ZMatrix) -> str | None:
     """A sentence about the bond whose median length is farthest outside the window of the box; None if none is."""
-    pairs = bond_atoms(z_matrix)
+    pairs = z_matrix.bond_atoms
     lengths_nm = np.median(measure.distances(positions_nm, pairs), axis=0)
     excess_nm = np.abs(lengths_nm - z_matrix.bond_reference_nm) - BOND_WINDOW_NM / 2
     worst = int(np.argmax(excess_nm))

@@ -154,14 +154,9 @@ def violates_constraints(
     z_matrix: ZMatrix, positions_nm: Float[np.ndarray, "frames atoms 3"]
 ) -> Bool[np.ndarray, "frames"]:
     """Whether a constrained bond is off by more than ``CONSTRAINT_TOLERANCE_NM``."""
-    pairs = bond_atoms(z_matrix)[z_matrix.bond_is_constrained]
+    pairs = z_matrix.bond_atoms[z_matrix.bond_is_constrained]
     deviations_nm = measure.distances(positions_nm, pairs) - z_matrix.bond_reference_nm[z_matrix.bond_is_constrained]
     return np.any(np.abs(deviations_nm) > CONSTRAINT_TOLERANCE_NM, axis=-1)
-
-
-def bond_atoms(z_matrix: ZMatrix) -> Int[np.ndarray, "atoms-1 2"]:
-    """The atoms of each bond of a z-matrix, in its order."""
-    return np.concatenate([[z_matrix.initial_atoms[:2], z_matrix.initial_atoms[1:]], z_matrix.rows[:, :2]])
 
 
 def _is_hydrogen(z_matrix: ZMatrix) -> Bool[np.ndarray, "atoms"]:

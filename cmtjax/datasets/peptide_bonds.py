@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -33,12 +33,16 @@ class PeptideBond(NamedTuple):
 def peptide_bonds(z_matrix: ZMatrix) -> tuple[PeptideBond, ...]:
     """The peptide bonds of a molecule, along the chain.
 
+    They are the bonds of the z-matrix between C of a residue and N of the next, where both have an alpha carbon: a
+    molecule that is no peptide has none, and caps without one (NH2, formyl) have no ω.
+
     Args:
-      z_matrix: a peptide's.
+      z_matrix: of any molecule.
 
     Raises:
-      ValueError: if a residue has other atom names than a peptide's, or no torsions of the z-matrix add up to an ω.
+      ValueError: if atom names are not like ``"ALA1:CA"``, or no torsions of the z-matrix add up to an ω.
     """
+    bonded = {frozenset(pair) for pair in z_matrix.bond_atoms.tolist()}
     residues: dict[int, tuple[str, dict[str, int]]] = {}
     for index, name in enumerate(z_matrix.atom_names):
         match = re.fullmatch(r"(.+?)(\d+):(.+)", name)
@@ -47,14 +51,17 @@ def peptide_bonds(z_matrix: ZMatrix) -> tuple[PeptideBond, ...]:
         residues.setdefault(int(match[2]), (match[1], {}))[1][match[3]] = index
     bonds = []
     for number, following in itertools.pairwise(sorted(residues)):
-        names = tuple(f"{residues[residue][0]}{residue}" for residue in (number, following))
         atoms = (
-            _atom(residues[number], number, _ALPHA),
-            _atom(residues[number], number, {}, ("C",)),
-            _atom(residues[following], following, {}, ("N",)),
-            _atom(residues[following], following, _ALPHA),
+            _alpha(residues[number]),
+            residues[number][1].get("C"),
+            residues[following][1].get("N"),
+            _alpha(residues[following]),
         )
-        bonds.append(PeptideBond("-".join(names), atoms, _rows_of_torsion(z_matrix, atoms)))
+        if None in atoms or frozenset(atoms[1:3]) not in bonded:
+            continue
+        name = "-".join(f"{residues[residue][0]}{residue}" for residue in (number, following))
+        dihedral = cast("tuple[int, int, int, int]", atoms)
+        bonds.append(PeptideBond(name, dihedral, _rows_of_torsion(z_matrix, dihedral)))
     return tuple(bonds)
 
 
@@ -78,18 +85,9 @@ def omega_rad(coordinates: InternalCoordinates, u: Float[np.ndarray, "*batch d"]
     return omega - 2 * np.pi * np.round(omega / (2 * np.pi))
 
 
-def _atom(
-    residue: tuple[str, dict[str, int]],
-    number: int,
-    special_names: dict[str, tuple[str, ...]],
-    names: tuple[str, ...] = ("CA",),
-) -> int:
+def _alpha(residue: tuple[str, dict[str, int]]) -> int | None:
     residue_name, atoms = residue
-    candidates = special_names.get(residue_name, names)
-    for name in candidates:
-        if name in atoms:
-            return atoms[name]
-    raise ValueError(f"z_matrix: residue {residue_name}{number} must have an atom {' or '.join(candidates)}.")
+    return next((atoms[name] for name in _ALPHA.get(residue_name, ("CA",)) if name in atoms), None)
 
 
 def _rows_of_torsion(z_matrix: ZMatrix, atoms: tuple[int, int, int, int]) -> tuple[int, ...]:

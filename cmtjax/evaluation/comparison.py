@@ -89,6 +89,7 @@ def compare(
     Names end in nothing for plain samples, ``_reweighted`` for importance weights whose top fraction is clipped as
     published, ``_reweighted_raw`` for unclipped ones; then ``_standard_error`` where there is one. With several pairs
     the plain name is the mean over them and ``pair_<i>_…`` each pair's own; means over one pair are that pair's.
+    Without pairs there are no ``ram_…`` and no basins.
 
     - ``ram_kl``, ``ram_tv`` with ``_standard_error`` from blocks of truth and model;
       ``ram_kl_noise_floor``, ``ram_tv_noise_floor``: half of the truth's chains against the other half, which is
@@ -144,8 +145,13 @@ def compare(
         "num_truth_chains": chains,
         "num_samples": len(model.torsions_rad),
     }
-    summary |= ramachandran_summary(true_histogram, histograms)
-    if num_transport_samples:
+    if pairs:
+        max_samples = {
+            name: float(len(everything) if values is None else 1.0 / np.sum(values**2))
+            for name, values in weights.items()
+        }
+        summary |= ramachandran_summary(true_histogram, histograms, draws * chains, max_samples)
+    if pairs and num_transport_samples:
         used = {name: values for name, values in log_weights.items() if name != "reweighted_raw"}
         summary |= torus_summary(
             true_torsions, model.torsions_rad, used, true_blocks, num_samples=num_transport_samples, seed=seed

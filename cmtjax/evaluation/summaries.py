@@ -36,8 +36,17 @@ def _with_error(name: str, value: float, standard_error: float) -> dict[str, flo
     return {name: float(value), f"{name}_standard_error": float(standard_error)}
 
 
-def ramachandran_summary(truth: BlockHistogram, variants: Mapping[str, BlockHistogram]) -> dict[str, float]:
-    """KL divergence and total variation of each pair and their means, with errors and noise floors."""
+def ramachandran_summary(
+    truth: BlockHistogram,
+    variants: Mapping[str, BlockHistogram],
+    max_true_samples: float,
+    max_samples: Mapping[str, float],
+) -> dict[str, float]:
+    """KL divergence and total variation of each pair and their means, with errors and noise floors.
+
+    Effective numbers of samples come from the scatter between blocks, which vanishes where one weight is nearly all of
+    them: they are at most ``max_true_samples`` and, of each variant, ``max_samples``.
+    """
     num_pairs = truth.sums.shape[1]
     summary: dict[str, float] = {}
 
@@ -45,10 +54,11 @@ def ramachandran_summary(truth: BlockHistogram, variants: Mapping[str, BlockHist
         summary[name] = float(np.mean(of_pairs))
         summary.update({pair_prefix(pair, num_pairs) + name: float(value) for pair, value in enumerate(of_pairs)})
 
-    def effective_samples(histogram: BlockHistogram) -> np.ndarray:
-        return np.array([histogram_effective_samples(histogram.sums[:, pair]) for pair in range(num_pairs)])
+    def effective_samples(histogram: BlockHistogram, most: float) -> np.ndarray:
+        found = [histogram_effective_samples(histogram.sums[:, pair]) for pair in range(num_pairs)]
+        return np.minimum(found, most)
 
-    true_effective = effective_samples(truth)
+    true_effective = effective_samples(truth, max_true_samples)
     summary["num_truth_effective_samples"] = float(true_effective.min())
     add("ram_kl_noise_floor", ramachandran_kl(*truth.halves))
     add("ram_tv_noise_floor", ramachandran_total_variation(*truth.halves))
@@ -62,7 +72,7 @@ def ramachandran_summary(truth: BlockHistogram, variants: Mapping[str, BlockHist
             error = errors(truth, histogram)
             add(f"{name}{suffix}_standard_error", error.of_pairs)
             summary[f"{name}{suffix}_standard_error"] = error.of_mean
-        effective = effective_samples(histogram)
+        effective = effective_samples(histogram, max_samples[variant])
         summary[f"num_effective_samples{suffix}"] = float(effective.min())
         # Masses from both sides: a bin that only one of them has hit has noise too.
         masses = 0.5 * (truth.masses + histogram.masses)

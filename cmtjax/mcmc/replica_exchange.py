@@ -286,8 +286,10 @@ def _count_round_trips(
 ) -> tuple[Array, Array]:
     """A round trip ends when a walker that visited the hottest temperature after the coldest is at the coldest again.
 
-    A first arrival from the hottest end is half a trip and not counted.
+    A first arrival from the hottest end is half a trip and not counted, nor is anything with one temperature.
     """
+    if walker.shape[1] == 1:
+        return last_end, num_round_trips
     row = jnp.arange(walker.shape[0])
     cold, hot = walker[:, 0], walker[:, -1]
     num_round_trips = num_round_trips + (last_end[row, cold] == 2)

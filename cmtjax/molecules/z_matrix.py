@@ -74,6 +74,12 @@ class ZMatrix:
         """Number of atoms of the molecule."""
         return len(self.atom_names)
 
+    @property
+    def bond_atoms(self) -> Int[np.ndarray, "atoms-1 2"]:
+        """The atoms of each bond, in the order of ``bond_reference_nm``."""
+        first, second, third = self.initial_atoms
+        return np.concatenate([[[first, second], [second, third]], self.rows[:, :2]])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the z-matrix as JSON; floats come back from ``load`` bit for bit.
 

@@ -175,7 +175,7 @@ def test_constraints(published):
     assert not violates_constraints(molecule.z_matrix, np.round(frames, 3))[0]
 
 
-def test_a_z_matrix_of_no_peptide_is_refused(published):
+def test_bonds_that_have_no_omega(published):
     z_matrix = published("alanine_dipeptide").z_matrix
     fields = {name: getattr(z_matrix, name) for name in z_matrix.__dataclass_fields__}
 
@@ -183,19 +183,23 @@ def test_a_z_matrix_of_no_peptide_is_refused(published):
         names = tuple(name.replace(old, new) for name in z_matrix.atom_names)
         return molecules.ZMatrix(**(fields | {"atom_names": names}))
 
-    with pytest.raises(ValueError, match="residue ALA1 must have an atom CA"):
-        datasets.peptide_bonds(renamed("ALA1:CA", "ALA1:CX"))
+    assert datasets.peptide_bonds(renamed("ALA1:CA", "ALA1:CX")) == ()
+    # A cap without an alpha carbon, such as NH2.
+    assert [bond.name for bond in datasets.peptide_bonds(renamed("NME2:C", "NME2:X"))] == ["ACE0-ALA1"]
+    # C of one residue and N of the next that are not bonded: two chains.
+    apart = molecules.ZMatrix(**(fields | {"atom_names": _exchanged(z_matrix, "NME2:N", "NME2:H")}))
+    assert [bond.name for bond in datasets.peptide_bonds(apart)] == ["ACE0-ALA1"]
     with pytest.raises(ValueError, match="must be like 'ALA1:CA', got 'ACE:CH3'"):
         datasets.peptide_bonds(renamed("ACE0", "ACE"))
     # N in the place of CA: no rows turn about that bond.
     with pytest.raises(ValueError, match="no torsions of its rows add up"):
         datasets.peptide_bonds(
-            renamed("ALA1:O", "ALA1:CAX").__class__(**(fields | {"atom_names": _exchanged(z_matrix)}))
+            molecules.ZMatrix(**(fields | {"atom_names": _exchanged(z_matrix, "ALA1:CA", "ALA1:HB1")}))
         )
 
 
-def _exchanged(z_matrix):
+def _exchanged(z_matrix, first, second):
     names = list(z_matrix.atom_names)
-    one, other = names.index("ALA1:CA"), names.index("ALA1:HB1")
+    one, other = names.index(first), names.index(second)
     names[one], names[other] = names[other], names[one]
     return tuple(names)

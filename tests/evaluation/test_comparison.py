@@ -115,6 +115,31 @@ def test_without_weights_energies_and_transport(samples):
         compare(truth, ModelSamples(model.torsions_rad[:, :1]))
 
 
+def test_one_weight_that_is_all_counts_as_one_sample(samples):
+    truth, model = samples
+    log_weights = np.full(NUM_SAMPLES, -100.0)
+    log_weights[7] = 0.0
+    summary = compare(truth, model._replace(log_weights=log_weights), num_transport_samples=0).summary
+    assert summary["num_effective_samples_reweighted_raw"] == pytest.approx(1.0, abs=1e-6)
+    assert 0.5 < summary["ram_tv_reweighted_raw_expected_noise"] <= 1.0
+
+
+def test_without_pairs_the_rest_remains(samples, comparison):
+    # A molecule may have no φ and ψ, such as N-methylacetamide.
+    truth, model = samples
+    result = compare(
+        truth._replace(torsions_rad=truth.torsions_rad[:, :, :0]),
+        model._replace(torsions_rad=model.torsions_rad[:, :0]),
+        num_transport_samples=300,
+    )
+    assert result.summary["num_basins"] == 0
+    rest = {name: value for name, value in result.summary.items() if name.startswith(("cis_", "energy_"))}
+    assert len(rest) > 10
+    assert rest == {name: comparison.summary[name] for name in rest}
+    assert not any("ram_" in name for name in result.summary)
+    assert result.verdicts == {}
+
+
 def assert_is_drawn(path, figure):
     """The PNG has color and white, and no label is cut by the border."""
     pixels = imread(path)[..., :3]

@@ -93,6 +93,13 @@ def test_round_trips_are_those_of_a_plain_count():
         assert end.num_round_trips[ladder] == trips
 
 
+def test_one_temperature_has_no_round_trips():
+    sampler = mcmc.replica_exchange(TARGET, FACTORS[:1])
+    state = sampler.init(jax.random.key(0), jnp.full((4, 1, 2), 0.4))
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 5, lambda _, s: sampler.update(s, False)[0], state))(state)
+    assert state.num_round_trips.tolist() == [0, 0, 0, 0]
+
+
 def test_warm_up_reaches_the_acceptance_asked_for_and_update_leaves_the_steps_alone():
     _, _, warm, end, _, _, warm_info, info = _run()
     # 256 chains a sweep: the mean over 400 sweeps is good to 1 %, adaptation oscillates by a few more.
