@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 4e-5
     config.optimizer.matrix_learning_rate = 3e-3  # of Muon
     config.optimizer.warmup_steps = 1000
-    config.optimizer.weight_decay = 1e-5  # L2, added to the clipped gradient
+    config.optimizer.weight_decay = 1e-5  # L2, added to the clipped gradient; 0 with Muon
     config.optimizer.max_gradient_norm = 100.0  # inf: off
     config.optimizer.final_learning_rate = 0.0  # of the cosine
 
