@@ -128,9 +128,6 @@ def test_nan_positions_give_nan_for_that_configuration_alone():
     assert np.isnan(jax.jit(energy_of("alanine_dipeptide"))(positions_nm)).tolist() == [False, True, False]
 
 
-SOLVENTS = ("hct", "obc1", "obc2", "gbn", "gbn2")
-
-
 @functools.cache
 def start(sequence):
     topology, positions_nm = build_peptide(sequence, force_field="amber99sbildn-obc2", phi_degrees=-70, psi_degrees=140)
@@ -170,8 +167,25 @@ def check_all_terms(system, positions_nm):
     np.testing.assert_allclose(energies[is_near], rounded, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("solvent", SOLVENTS)
-@pytest.mark.parametrize("settings", ["default", "salt"])
+@pytest.mark.parametrize(
+    ("solvent", "settings"),
+    # The models with the most terms by both settings, the others by one; the rest are slow.
+    [
+        pytest.param(solvent, settings, marks=[] if is_quick else [pytest.mark.slow])
+        for solvent, settings, is_quick in (
+            ("hct", "default", True),
+            ("hct", "salt", False),
+            ("obc1", "default", False),
+            ("obc1", "salt", True),
+            ("obc2", "default", True),
+            ("obc2", "salt", True),
+            ("gbn", "default", True),
+            ("gbn", "salt", False),
+            ("gbn2", "default", True),
+            ("gbn2", "salt", True),
+        )
+    ],
+)
 def test_every_solvent_model(solvent, settings):
     # Between them: charged ends and caps, aromatic rings, sulfur, proline, charged side chains.
     topology, positions_nm = start("ACE-ARG-CYS-TRP-NME" if settings == "default" else "LYS-PRO-ASP")
