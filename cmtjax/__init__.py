@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 from cmtjax._version import __version__
 
 if TYPE_CHECKING:
-    from cmtjax import annealing, coordinates, energies, evaluation, flows, methods, molecules, runs, targets
+    from cmtjax import (
+        annealing,
+        coordinates,
+        datasets,
+        energies,
+        evaluation,
+        flows,
+        mcmc,
+        methods,
+        molecules,
+        runs,
+        targets,
+    )
     from cmtjax.sampler import Sampler, load_sampler
 
 __all__ = [
@@ -17,10 +29,12 @@ __all__ = [
     "__version__",
     "annealing",
     "coordinates",
+    "datasets",
     "energies",
     "evaluation",
     "flows",
     "load_sampler",
+    "mcmc",
     "methods",
     "molecules",
     "runs",

@@ -65,7 +65,8 @@ def rows(baseline_path: str, truth_path: str, run_rows: Sequence[TableRow]) -> t
     Args:
       baseline_path: data set of the simulation.
       truth_path: data set of the truth.
-      run_rows: of trainings; those of other molecules, or without a number of evaluations, are left out.
+      run_rows: of trainings at the data sets' temperature; those of other molecules, or without a number of
+        evaluations, are left out.
 
     Raises:
       FileNotFoundError: if a data set does not exist.
@@ -80,7 +81,9 @@ def rows(baseline_path: str, truth_path: str, run_rows: Sequence[TableRow]) -> t
     spent = [row.estimates.get("target_evaluations") for row in run_rows if row.system == molecule]
     budgets = sorted({value.mean for value in spent if value is not None})
     if not budgets:
-        raise ValueError(f"baseline must be of a molecule of the finished runs, got {molecule!r}.")
+        raise ValueError(
+            f"baseline must be of a molecule of the finished runs, at their temperature, got {molecule!r}."
+        )
     remarks = [
         f"Not known to be mixed: the data set {data.path}. {' '.join(problems)}".strip()
         for data in (baseline, truth)
@@ -103,7 +106,7 @@ def rows(baseline_path: str, truth_path: str, run_rows: Sequence[TableRow]) -> t
 
 def _row(baseline: DataSet, num_draws: int, cost: float, true_masses: np.ndarray) -> TableRow:
     estimates = {"target_evaluations": Estimate(cost, None, 1)}
-    if num_draws > 0:
+    if num_draws > 0 and len(true_masses):  # else there are no φ and ψ
         masses = ramachandran_masses(baseline, num_draws, true_masses.shape[-1])
         distances = {
             "ram_kl": ramachandran_kl(true_masses, masses),

@@ -41,7 +41,7 @@ _SUITE = flags.DEFINE_enum("suite", "pool", _SUITES, "What to measure.")
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     str(Path(__file__).parent / "configs" / "alanine_dipeptide.py"),
-    "Configuration of gradient_step and annealing_step; overrides as --config.method.buffer_size=1000.",
+    "Configuration of gradient_step, kernels and annealing_step; overrides as --config.method.buffer_size=1000.",
 )
 _NUM_GRADIENT_STEPS = flags.DEFINE_integer(
     "num_gradient_steps",

@@ -21,6 +21,7 @@ import program
 import run_groups
 from absl import flags
 
+from cmtjax.datasets import open_data_set
 from cmtjax.evaluation import published, tables
 from cmtjax.evaluation.divergences import ramachandran_kl
 from cmtjax.evaluation.figures import comparison, ramachandran_comparison
@@ -44,15 +45,26 @@ def main(argv: list[str]) -> None:
             (_BASELINE.value is None) == (_DATA.value is None), "--data", _DATA.value, "given with --baseline"
         )
         groups = run_groups.group_runs(run_groups.open_run_directories(argv))
-        run_rows = [run_groups.table_row(group) for group in groups if group.finished]
+        finished = [group for group in groups if group.finished]
+        run_rows = [run_groups.table_row(group) for group in finished]
         remarks = run_groups.remarks(groups)
         simulated: list[tables.TableRow] = []
         if _BASELINE.value is not None:
-            simulated, more = baseline.rows(_BASELINE.value, _DATA.value, run_rows)
+            temperature = open_data_set(_DATA.value).metadata["temperature_kelvin"]
+            at_same = [row for group, row in zip(finished, run_rows, strict=True) if _temperature(group) == temperature]
+            simulated, more = baseline.rows(_BASELINE.value, _DATA.value, at_same)
             remarks += more
         output.mkdir(parents=True, exist_ok=True)
     systems = list(dict.fromkeys(group.system for group in groups))
-    known = [row for system in systems for row in published.published_rows(system)] if _PUBLISHED.value else []
+    known: list[tables.TableRow] = []
+    for system in systems if _PUBLISHED.value else ():
+        others = {_temperature(group) for group in groups if group.system == system} - {published.TEMPERATURE_KELVIN}
+        known += published.published_rows(system)
+        if others and published.published_rows(system):
+            remarks.append(
+                f"Published results of {system} are at {published.TEMPERATURE_KELVIN:g} K, some runs at "
+                f"{', '.join(f'{value:g}' for value in sorted(others))} K: not comparable."
+            )
     rows = [row for system in systems for row in [*run_rows, *simulated, *known] if row.system == system]
     paths = []
     for system in systems:
@@ -76,6 +88,10 @@ def main(argv: list[str]) -> None:
         paths.append(output / f"comparison{suffix}")
         atomic_write_text(paths[-1], content)
     print(text, *(str(path) for path in paths), sep="\n", flush=True)
+
+
+def _temperature(group: run_groups.RunGroup) -> float:
+    return float(group.config["temperature_kelvin"])
 
 
 def _draw_curves(system: str, groups: Sequence[run_groups.RunGroup], output: pathlib.Path) -> list[pathlib.Path]:

@@ -41,6 +41,8 @@ _NUM_WORKERS = flags.DEFINE_integer(
 )
 
 _CLIP_FRACTION = 1e-4
+#: The entry of the summary that lists what an evaluation has added to it.
+_ADDED_NAMES = "evaluation_names"
 
 
 class _Truth(NamedTuple):
@@ -55,16 +57,20 @@ def main(argv: list[str]) -> None:
     with program.user_errors():
         for name, flag, least in (
             ("--num_samples", _NUM_SAMPLES, 1000),
-            ("--num_transport_samples", _NUM_TRANSPORT, 0),
             ("--num_marginal_samples", _NUM_MARGINAL, 1000),
             ("--num_workers", _NUM_WORKERS, 0),
+            ("--seed", _SEED, 0),
         ):
             program.require(flag.value >= least, name, flag.value, f"at least {least}")
+        num_transport = _NUM_TRANSPORT.value
+        program.require(
+            num_transport == 0 or num_transport >= 2, "--num_transport_samples", num_transport, "0 or at least 2"
+        )
         run = runs.open_existing(_WORKDIR.value)
         if _NUM_TRANSPORT.value:
             _require_transport()
         data = datasets.open_data_set(_DATA.value)
-        _check_temperature(run, data)
+        _check_data(run, data)
     with contextlib.ExitStack() as stack:
         with program.user_errors():
             energy_fn = None if run.energy_path.exists() else energy.reopen_pool(run, stack, _NUM_WORKERS.value)
@@ -79,7 +85,10 @@ def main(argv: list[str]) -> None:
             "evaluation_data_engine": data.metadata["engine"],
         }
         summary = run.read_summary() if (run.path / "summary.json").exists() else {}
-        run.write_summary({**summary, **metrics}, finished=run.is_finished)
+        # What an earlier evaluation found against another truth must not stay beside the new numbers.
+        kept = {name: value for name, value in summary.items() if name not in summary.get(_ADDED_NAMES, ())}
+        added = sorted(set(metrics) - set(kept))
+        run.write_summary({**kept, **metrics, _ADDED_NAMES: added}, finished=run.is_finished)
     shutil.rmtree(run.path / evaluation_samples.DIRECTORY, ignore_errors=True)
     _print_table(metrics)
     if not data.is_finished or metrics["evaluation_data_mixed"] is False:
@@ -200,6 +209,13 @@ def _write_figures(
     run: runs.RunDirectory, result: Any, coordinates: Any, truth: _Truth, model: Any, log_weights: np.ndarray, kt: float
 ) -> None:
     directory, names = run.figures_directory, coordinates.ramachandran_names
+    clipped = np.asarray(annealing.clip_top_fraction(log_weights, _CLIP_FRACTION))
+    figures.plot_energy_comparison(
+        truth.energy_kj_mol, -kt * model.log_p, directory / "energies_truth.png", log_weights=clipped
+    )
+    figures.plot_log_weights(log_weights, directory / "log_weights.png", clip_fraction=_CLIP_FRACTION)
+    if not names:  # no φ and ψ to draw
+        return
     figures.plot_ramachandran_differences(
         result.truth,
         {"samples": result.variants["plain"], "reweighted": result.variants["reweighted"]},
@@ -208,11 +224,6 @@ def _write_figures(
         pair_names=names,
         basins=result.basins,
     )
-    clipped = np.asarray(annealing.clip_top_fraction(log_weights, _CLIP_FRACTION))
-    figures.plot_energy_comparison(
-        truth.energy_kj_mol, -kt * model.log_p, directory / "energies_truth.png", log_weights=clipped
-    )
-    figures.plot_log_weights(log_weights, directory / "log_weights.png", clip_fraction=_CLIP_FRACTION)
     with files.atomic_file(run.path / "ramachandran.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
@@ -229,15 +240,18 @@ def _require_transport() -> None:
         import ot  # noqa: F401
     except ImportError:
         raise ValueError(
-            'the Wasserstein distance on the torus needs POT: pip install "cmtjax[evaluation]", or leave it out by '
+            'the Wasserstein distance on the torus needs POT: pip install -e ".[evaluation]", or leave it out by '
             "--num_transport_samples=0."
         ) from None
 
 
-def _check_temperature(run: runs.RunDirectory, data: datasets.DataSet) -> None:
+def _check_data(run: runs.RunDirectory, data: datasets.DataSet) -> None:
     of_run, of_data = run.config["temperature_kelvin"], data.metadata["temperature_kelvin"]
     if of_run != of_data:
         raise ValueError(f"--data must have the run's temperature, {of_run} K, got {of_data} K.")
+    force_field = json.loads((run.molecule_directory / "molecule.json").read_text(encoding="utf-8"))["force_field"]
+    if force_field != data.metadata["force_field"]:
+        raise ValueError(f"--data must have the run's force field, {force_field}, got {data.metadata['force_field']}.")
     if data.num_samples < 1000:
         raise ValueError(f"--data must have at least 1000 samples, got {data.num_samples}.")
 
@@ -246,10 +260,12 @@ def _describe(data: datasets.DataSet) -> str:
     diagnostics = data.metadata.get("diagnostics", {})
     if not data.is_finished:
         state = "NOT FINISHED, so nobody knows whether it has mixed"
-    elif diagnostics.get("mixed"):
+    elif diagnostics.get("mixed") is None:
+        state = "nobody knows whether it has mixed"
+    elif diagnostics["mixed"]:
         state = "mixed"
     else:
-        state = f"NOT MIXED: {' '.join(diagnostics.get('mixing_problems', ['it is not known whether it has']))}"
+        state = f"NOT MIXED: {' '.join(diagnostics['mixing_problems'])}"
     engine = data.metadata["engine"]
     return f"truth: {data.path}, {data.num_chains} chains, {data.num_samples:,} samples ({engine}), {state}"
 

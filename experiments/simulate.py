@@ -14,8 +14,10 @@ The same command resumes a simulation that was stopped.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import program
@@ -24,6 +26,7 @@ import simulate_openmm
 from absl import flags
 
 from cmtjax import datasets, energies, mcmc, molecules
+from cmtjax.energies.openmm_worker import PLATFORM_NAMES
 from cmtjax.runs import build
 
 _DATA = flags.DEFINE_string("data", None, "Directory of the data set; made if absent.", required=True)
@@ -58,7 +61,7 @@ _WARM_UP_DRAWS = flags.DEFINE_integer(
     "warm_up_draws", 500, "Draws that are thrown away; the device's step sizes adapt in them."
 )
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "openmm: processes; 0: one a core.")
-_PLATFORM = flags.DEFINE_string("platform", "", "openmm: Reference, CPU, …; '' for the fastest, measured.")
+_PLATFORM = flags.DEFINE_string("platform", "", "openmm: Reference or CPU; '' for the faster one, measured.")
 _SOURCE = flags.DEFINE_string("source", "", "import: the file to read.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "import: topology file of a trajectory without one.")
 
@@ -71,25 +74,38 @@ def main(argv: list[str]) -> None:
             program.require(flag.value >= 1, name, flag.value, "at least 1")
         program.require(_WARM_UP_DRAWS.value >= 0, "--warm_up_draws", _WARM_UP_DRAWS.value, "at least 0")
         program.require(_NUM_DRAWS.value >= 4, "--num_draws", _NUM_DRAWS.value, "at least 4")
-        if _is_finished():
-            print(f"{_DATA.value} is finished; nothing to do.", flush=True)
+        program.require(_SEED.value >= 0, "--seed", _SEED.value, "at least 0")
+        if _STARTS.value:
+            datasets.open_data_set(_STARTS.value)
+        stored = _stored()
+        if stored is not None and stored.is_finished:
+            _check_molecule(stored)
+            print(f"{stored.path} is finished; nothing to do.", flush=True)
+            if _ENGINE.value != "import" and stored.num_draws < _NUM_DRAWS.value:
+                print(
+                    f"It has {stored.num_draws:,} draws of each chain and is not prolonged; "
+                    f"--starts={stored.path} begins another one with its last draws.",
+                    flush=True,
+                )
             return
         if _ENGINE.value == "import":
             _import(temperatures[0])
             return
-        engine = simulate_device if _ENGINE.value == "device" else simulate_openmm
-        settings = _device_settings(temperatures) if _ENGINE.value == "device" else _openmm_settings(temperatures)
+        engine: Callable[..., None]
+        if _ENGINE.value == "device":
+            engine, settings = simulate_device.simulate, _device_settings(temperatures)
+        else:
+            engine = functools.partial(simulate_openmm.simulate, num_workers=_NUM_WORKERS.value)
+            settings = _openmm_settings(temperatures)
         metadata = {
             "temperature_kelvin": temperatures[0],
             "engine": _ENGINE.value,
             "seed": _SEED.value,
             "settings": settings,
         }
-        writer, molecule = _open(metadata)
+        writer, molecule = _open(metadata, stored)
     with writer:
-        engine.simulate(
-            writer, molecule, settings, seed=_SEED.value, num_draws=_NUM_DRAWS.value, chunk=_DRAWS_PER_CHUNK.value
-        )
+        engine(writer, molecule, settings, seed=_SEED.value, num_draws=_NUM_DRAWS.value, chunk=_DRAWS_PER_CHUNK.value)
 
 
 def _temperatures() -> list[float]:
@@ -119,7 +135,10 @@ def _device_settings(temperatures: list[float]) -> dict[str, Any]:
 def _openmm_settings(temperatures: list[float]) -> dict[str, Any]:
     program.require(_STEPS_PER_DRAW.value >= 1, "--steps_per_draw", _STEPS_PER_DRAW.value, "at least 1")
     program.require(_TIME_STEP.value >= 0, "--time_step_fs", _TIME_STEP.value, "at least 0")
+    program.require(_FRICTION.value > 0, "--friction_per_ps", _FRICTION.value, "positive")
     program.require(_NUM_WORKERS.value >= 0, "--num_workers", _NUM_WORKERS.value, "at least 0")
+    platforms = ("", *PLATFORM_NAMES)
+    program.require(_PLATFORM.value in platforms, "--platform", _PLATFORM.value, f"one of {platforms}")
     return {
         "temperatures_kelvin": temperatures,
         "num_chains": _NUM_CHAINS.value,
@@ -128,28 +147,43 @@ def _openmm_settings(temperatures: list[float]) -> dict[str, Any]:
         "friction_per_ps": _FRICTION.value,
         "steps_per_draw": _STEPS_PER_DRAW.value,
         "warm_up_draws": _WARM_UP_DRAWS.value,
-        "num_workers": _NUM_WORKERS.value,
         "platform": _PLATFORM.value,
     }
 
 
-def _is_finished() -> bool:
-    try:
-        return datasets.open_data_set(_DATA.value).is_finished
-    except (FileNotFoundError, ValueError):
-        return False
-
-
-def _open(metadata: dict[str, Any]) -> tuple[datasets.DataSetWriter, molecules.Molecule]:
-    """Starts the data set, or goes on with it and with its molecule."""
+def _stored() -> datasets.DataSet | None:
+    """What lies in --data, if anything."""
     path = program.Path(_DATA.value)
-    if path.is_dir() and any(path.iterdir()):
-        stored = datasets.open_data_set(path)
-        writer = datasets.resume_data_set(path, metadata)
-        print(f"resuming {path} after {stored.num_draws:,} draws of each chain", flush=True)
+    return datasets.open_data_set(path) if path.is_dir() and any(path.iterdir()) else None
+
+
+def _check_molecule(stored: datasets.DataSet) -> None:
+    """The flags may say nothing of the molecule of a data set that is there, but nothing else either."""
+    if _MOLECULE.value or _SEQUENCE.value or _PDB_FILE.value:
+        molecule = _molecule()
+        for name, of_data, of_flags in (
+            ("force field", stored.metadata["force_field"], molecule.force_field),
+            ("molecule", stored.coordinates.z_matrix.atom_names, molecule.z_matrix.atom_names),
+        ):
+            if of_data != of_flags:
+                raise ValueError(
+                    f"--data must be a data set of the {name} that the other flags ask for, {molecule.name} in "
+                    f"{molecule.force_field}, but {stored.path} is of {stored.metadata['molecule']} in "
+                    f"{stored.metadata['force_field']}."
+                )
+
+
+def _open(
+    metadata: dict[str, Any], stored: datasets.DataSet | None
+) -> tuple[datasets.DataSetWriter, molecules.Molecule]:
+    """Starts the data set, or goes on with it and with its molecule."""
+    if stored is not None:
+        _check_molecule(stored)
+        writer = datasets.resume_data_set(stored.path, metadata)
+        print(f"resuming {stored.path} after {stored.num_draws:,} draws of each chain", flush=True)
         return writer, molecules.load(stored.molecule_directory)
     molecule = _molecule()
-    return datasets.create_data_set(path, molecule, metadata), molecule
+    return datasets.create_data_set(_DATA.value, molecule, metadata), molecule
 
 
 def _molecule() -> molecules.Molecule:
@@ -173,7 +207,7 @@ def _import(temperature_kelvin: float) -> None:
         energies.amber_energy(molecule.system),
         topology_path=_TOPOLOGY.value or None,
         temperature_kelvin=temperature_kelvin,
-        progress=lambda done, total: print(f"{done:,} of {total or '?'} frames", flush=True),
+        progress=lambda done: print(f"{done:,} frames", flush=True),
     )
     diagnostics = datasets.open_data_set(_DATA.value).metadata["diagnostics"]
     print(json.dumps(diagnostics, indent=2), flush=True)

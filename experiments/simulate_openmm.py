@@ -24,21 +24,26 @@ def simulate(
     seed: int,
     num_draws: int,
     chunk: int,
+    num_workers: int,
 ) -> None:
-    """Throws the warm-up away, draws what is still missing, chunk by chunk, and judges the result."""
+    """Throws the warm-up away, draws what is still missing, chunk by chunk, and judges the result.
+
+    The number of workers (0: one a core) changes nothing but the speed. The platform is chosen at the first start.
+    """
     temperatures, num_chains = settings["temperatures_kelvin"], settings["num_chains"]
     coordinates = internal_coordinates(molecule)
     to_box = jax.jit(lambda positions_nm: coordinates.from_physical(positions_nm)[0])
     stored = writer.last_state()
     with program.user_errors():
         positions_nm = _starts(molecule, settings, seed) if stored is None else stored["positions_nm"]
+        platform = settings["platform"] if stored is None else str(stored.pop("platform"))
         dynamics = OpenMMDynamics(
             molecule.system,
             positions_nm,
             temperatures,
             num_chains=num_chains,
-            num_workers=settings["num_workers"] or os.cpu_count() or 1,
-            platform=settings["platform"] or None,
+            num_workers=num_workers or os.cpu_count() or 1,
+            platform=platform or None,
             time_step_fs=settings["time_step_fs"] or None,
             friction_per_ps=settings["friction_per_ps"],
             seed=seed,
@@ -53,19 +58,23 @@ def simulate(
         if stored is not None:
             tally = stored.pop("tally")
             dynamics.set_state(stored)
+
+        def state() -> dict[str, np.ndarray]:
+            return dynamics.state() | {"tally": tally, "platform": np.array(dynamics.platform_name)}
+
         # Drawn and thrown away chunk by chunk like the rest: a chunk without draws keeps the state.
         warmed_up = int(dynamics.state()["num_blocks"]) - writer.num_draws
         progress = simulation.Progress(settings["warm_up_draws"], warmed_up, num_chains, "warm-up")
         while writer.num_draws == 0 and warmed_up < settings["warm_up_draws"]:
             u, energy, _ = _draw(dynamics, settings["steps_per_draw"], chunk, to_box)
             warmed_up += len(u)
-            writer.append(u[:0], energy[:0], state=dynamics.state() | {"tally": tally})
+            writer.append(u[:0], energy[:0], state=state())
             progress.report(warmed_up, {"energy (kJ/mol)": energy.mean()})
         progress = simulation.Progress(num_draws, writer.num_draws, num_chains)
         while writer.num_draws < num_draws:
             u, energy, rates = _draw(dynamics, settings["steps_per_draw"], chunk, to_box)
             tally = tally + rates
-            writer.append(u, energy, state=dynamics.state() | {"tally": tally})
+            writer.append(u, energy, state=state())
             progress.report(writer.num_draws, {"energy (kJ/mol)": energy.mean()})
         per_draw = num_chains * len(temperatures) * settings["steps_per_draw"]
     with np.errstate(invalid="ignore"):

@@ -55,7 +55,7 @@ def starting_points(
         rotatable bonds turned at random and peptide bonds as in the minimum (trans).
 
     Raises:
-      ValueError: if the data set is of another molecule, or empty.
+      ValueError: if the data set is of another molecule, or none of its last draws is inside the box.
     """
     coordinates = internal_coordinates(molecule)
     if data_path:
@@ -64,6 +64,10 @@ def starting_points(
             raise ValueError(f"--starts must be a data set of this molecule with samples, got {data_path}.")
         positions_nm = data.coordinates.to_physical(jnp.asarray(data.u().reshape(-1, data.num_dims)[-num_points:]))[0]
         u = np.asarray(coordinates.from_physical(positions_nm)[0])
+        # A chain outside, such as a frame of the wrong hand, would be reflected in each move, rejected, and stay there.
+        u = u[np.all((u >= 0) & (u <= 1), axis=1)]
+        if len(u) == 0:
+            raise ValueError(f"--starts must end with draws inside the box of coordinates, got {data_path}.")
         return jnp.asarray(np.resize(u, (num_points, u.shape[1])))
     is_spread = np.zeros(target.domain.num_dims, bool)
     is_spread[coordinates.domain.groups == coordinates.domain.TORSIONS] = rotatable_rows(molecule)

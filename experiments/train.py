@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,14 +26,16 @@ import cmtjax
 from cmtjax import annealing, methods, molecules, runs, targets
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
+from cmtjax.runs.directory import seed_directories
 
 _CONFIG = program.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run directory, or that of several seeds; made if absent.", required=True
 )
 
-# What no result depends on. The energy's back end and OpenMM platform of the first start are kept in environment.json.
-_CHANGEABLE = ("energy.num_workers", "energy.platform")
+# What no training depends on. The energy's back end and OpenMM platform of the first start are kept in
+# environment.json.
+_CHANGEABLE = ("energy.num_workers", "energy.platform", "evaluation.*")
 # A held-out loss this many nats above the training loss, with noise allowed for, says that the buffer is overfitted.
 _OVERFITTING_NATS = 1.0
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
         with program.user_errors():
             # Before the directory is made: a mistake must not bind it to a configuration that cannot run.
             build.check_config(config)
-            molecule = None if os.path.exists(_WORKDIR.value) else build.build_molecule(config["molecule"])
+            molecule = None if _has_molecule(_WORKDIR.value) else build.build_molecule(config["molecule"])
             run_list = runs.open_runs(_WORKDIR.value, config, changeable=_CHANGEABLE)
             for run in run_list:
                 stack.enter_context(run)
@@ -61,6 +62,13 @@ def main(argv: list[str]) -> None:
                 molecule = molecules.load(run.molecule_directory)
             backend = stack.enter_context(energy.open_energy(run_list, molecule))
         train(run_list, molecule, backend)
+
+
+def _has_molecule(workdir: str) -> bool:
+    """Whether a run, or the first of several, has its molecule already, so that it need not be built again."""
+    path = program.Path(workdir)
+    names = ["", *seed_directories(path)[:1]]
+    return any((path / name / "molecule").is_dir() for name in names)
 
 
 def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: energy.Energy) -> None:

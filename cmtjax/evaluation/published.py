@@ -36,6 +36,9 @@ class PublishedResult(NamedTuple):
     estimates: dict[str, Estimate]
 
 
+#: Temperature of all published metrics.
+TEMPERATURE_KELVIN = 300.0
+
 #: Printed dimension d of each system, 3N − 6: it counts constrained bonds too, so that the flow has fewer.
 PUBLISHED_DIMENSIONS = {
     "alanine_dipeptide": 60,

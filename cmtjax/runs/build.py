@@ -17,8 +17,8 @@ from cmtjax.methods.optimizers import adam_with_cosine, muon_with_cosine
 from cmtjax.targets.target import Target
 from cmtjax.units import thermal_energy_kj_mol
 
-#: "amber": in JAX on the device; "openmm": a pool of worker processes; "auto": the first where it is possible.
 OPTIMIZERS = ("adam", "muon")
+#: "amber": in JAX on the device; "openmm": a pool of worker processes; "auto": the first where it is possible.
 ENERGY_BACKENDS = ("auto", "amber", "openmm")
 
 
@@ -86,8 +86,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Refuses what no run can be made of, before anything is written.
 
     Raises:
-      ValueError: if a number of the flow, the method, the optimizer, the temperature or the regularization is out of
-        range, or the energy's back end is unknown.
+      ValueError: if a number of the flow, the method, the optimizer, the temperature, the regularization or the
+        evaluation is out of range, or the energy's back end is unknown.
     """
     _method_settings(config)
     build_flow(config["flow"], Domain.box(2))
@@ -95,6 +95,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(f"energy.backend must be one of {ENERGY_BACKENDS}, got {config['energy']['backend']!r}.")
     if config["num_seeds"] < 1:
         raise ValueError(f"num_seeds must be at least 1, got {config['num_seeds']!r}.")
+    num_samples = config["evaluation"]["num_samples"]
+    if num_samples < 2:
+        raise ValueError(f"evaluation.num_samples must be at least 2, got {num_samples!r}.")
     thermal_energy_kj_mol(config["temperature_kelvin"])
     regularize_energy(jnp.zeros(()), **config["energy"]["regularization"])
 

@@ -257,7 +257,7 @@ def test_simulation_is_cut_off_at_equal_evaluations(experiments, data_sets):
 def test_simulation_must_fit_the_runs(tmp_path, experiments, data_sets, molecule):
     baseline, _ = experiments
     simulated, truth_path, u, _ = data_sets
-    with pytest.raises(ValueError, match="of the finished runs, got 'alanine_dipeptide'"):
+    with pytest.raises(ValueError, match="of the finished runs, at their temperature, got 'alanine_dipeptide'"):
         baseline.rows(simulated, truth_path, [])
     uncounted = make_data_set(tmp_path / "uncounted", molecule, u[:2], None, None)
     with pytest.raises(ValueError, match="count its evaluations, it lacks"):

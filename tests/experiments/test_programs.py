@@ -88,6 +88,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_pat
         ({"molecule.name": "alanine_decapeptide"}, "alanine_dipeptide"),
         ({"energy.backend": "charmm"}, "energy.backend must be one of"),
         ({"num_seeds": 0}, "num_seeds must be at least 1"),
+        ({"evaluation.num_samples": 0}, "evaluation.num_samples must be at least 2"),
     ],
 )
 def test_mistakes_are_one_line(changes, message, programs, tmp_path):
@@ -97,6 +98,12 @@ def test_mistakes_are_one_line(changes, message, programs, tmp_path):
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()  # the corrected command may use the directory
+
+
+def test_a_mistake_leaves_an_existing_directory_empty(programs, tmp_path):
+    result = programs.train(tmp_path, **{"molecule.name": "alanine_decapeptide"})
+    assert result.returncode == 2
+    assert not any(tmp_path.iterdir())
 
 
 def test_samples_carry_their_weights(finished, programs, tmp_path):

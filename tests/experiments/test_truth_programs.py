@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from cmtjax import datasets
+import cmtjax
+from cmtjax import datasets, runs
 
 SIMULATE = (
     "experiments/simulate.py",
@@ -48,6 +49,15 @@ def _evaluate(programs, run, data, *flags):
     )
 
 
+def _forget_the_end(path, num_chunks):
+    """Makes of a finished data set what a stop after its first chunks leaves."""
+    for chunk in sorted(path.glob("chunk_*.npz"))[num_chunks:]:
+        chunk.unlink()
+    metadata = json.loads((path / "metadata.json").read_text())
+    del metadata["diagnostics"]
+    (path / "metadata.json").write_text(json.dumps({**metadata, "finished": False}))
+
+
 def test_simulation_says_what_it_made(data):
     path, output = data
     stored = datasets.open_data_set(path)
@@ -74,11 +84,7 @@ def test_a_stopped_simulation_ends_in_the_same_samples(data, programs, tmp_path)
     path, _ = data
     copy = tmp_path / "stopped"
     shutil.copytree(path, copy)
-    (copy / "chunk_00003.npz").unlink()
-    (copy / "chunk_00002.npz").unlink()
-    metadata = json.loads((copy / "metadata.json").read_text())
-    del metadata["diagnostics"]
-    (copy / "metadata.json").write_text(json.dumps({**metadata, "finished": False}))
+    _forget_the_end(copy, num_chunks=2)
     result = programs.run(*SIMULATE, f"--data={copy}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "resuming" in result.stdout
@@ -97,6 +103,83 @@ def test_another_simulation_cannot_go_on_there(data, programs, tmp_path):
     result = programs.run(*SIMULATE, f"--data={copy}", "--leapfrog_steps=4")
     assert result.returncode == 2
     assert "leapfrog_steps is 3 there and 4 here" in result.stderr
+
+
+def test_dynamics_in_openmm_end_in_the_same_samples_after_a_stop(programs, tmp_path):
+    path, stopped = tmp_path / "whole", tmp_path / "stopped"
+    command = (
+        "experiments/simulate.py",
+        "--engine=openmm",
+        "--molecule=alanine_dipeptide",
+        "--platform=Reference",
+        "--num_workers=1",
+        "--num_chains=2",
+        "--temperatures=300,400",
+        "--warm_up_draws=2",
+        "--num_draws=6",
+        "--draws_per_chunk=2",
+        "--steps_per_draw=5",
+    )
+    result = programs.run(*command, f"--data={path}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 chains of 2 temperatures on Reference, time step 1 fs" in result.stdout
+    stored = datasets.open_data_set(path)
+    assert (stored.num_draws, stored.num_chains) == (6, 2)
+    diagnostics = stored.metadata["diagnostics"]
+    assert diagnostics["target_evaluations"] == 2 * 2 * 5 * (2 + 6)
+    assert diagnostics["mixed"] is False
+    assert len(np.unique(stored.energy_kj_mol())) == 12
+    shutil.copytree(path, stopped)
+    _forget_the_end(stopped, num_chunks=2)  # of warm-up and two draws
+    result = programs.run(*command, f"--data={stopped}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "after 2 draws" in result.stdout
+    again = datasets.open_data_set(stopped)
+    np.testing.assert_array_equal(again.u(), stored.u())
+    np.testing.assert_array_equal(again.energy_kj_mol(), stored.energy_kj_mol())
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_samples(run, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    evaluation_samples = importlib.import_module("evaluation_samples")
+    monkeypatch.setattr(evaluation_samples, "_BATCH_SIZE", 500)
+    monkeypatch.setattr(evaluation_samples, "_BATCHES_PER_PART", 2)
+    shutil.copytree(run, tmp_path / "run")
+    directory = runs.open_existing(tmp_path / "run")
+    sampler = cmtjax.load_sampler(directory.path)
+
+    def draw(**changes):
+        settings = {"num_samples": 2900, "num_whole": 700, "seed": 3} | changes
+        return evaluation_samples.draw(directory, sampler, np.array([2, 50]), **settings)
+
+    expected, expected_whole = draw()
+    shutil.rmtree(directory.path / evaluation_samples.DIRECTORY)
+    lines = 0
+
+    def interrupt(_):
+        nonlocal lines
+        lines += 1
+        if lines == 4:
+            raise KeyboardInterrupt
+        return ""
+
+    with monkeypatch.context() as context:
+        context.setattr(evaluation_samples.program, "format_duration", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            draw()
+    parts = sorted((directory.path / evaluation_samples.DIRECTORY).glob("*.npz"))
+    assert [part.name for part in parts] == ["part_00000.npz"]
+    written = parts[0].stat().st_mtime_ns
+    samples, whole = draw()
+    assert parts[0].stat().st_mtime_ns == written  # what was drawn before is read, not drawn again
+    assert samples.u.shape == (2900, 2)
+    for name in ("u", "log_q", "log_p"):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(expected, name))
+    np.testing.assert_array_equal(whole, expected_whole)
+    np.testing.assert_array_equal(whole[:, [2, 50]], samples.u[:700])
+    # Another seed's samples are others: the parts of the first are thrown away.
+    other, _ = draw(seed=4)
+    assert not np.any(np.all(other.u == samples.u, axis=1))
 
 
 def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
@@ -130,10 +213,48 @@ def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
     assert not (run / "evaluation").exists()
 
 
+def test_an_imported_truth_replaces_what_was_found_against_another(data, run, programs, tmp_path):
+    stored = datasets.open_data_set(data[0])
+    frames_nm = stored.coordinates.to_physical(stored.u().reshape(-1, stored.num_dims))[0]
+    np.save(tmp_path / "published.npy", 10 * np.asarray(frames_nm, np.float64).reshape(len(frames_nm), -1))
+    imported = tmp_path / "imported"
+    result = programs.run(
+        "experiments/simulate.py",
+        "--engine=import",
+        "--molecule=alanine_dipeptide",
+        f"--source={tmp_path / 'published.npy'}",
+        f"--data={imported}",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1,200 frames" in result.stdout
+    # float32 positions of 1 nm, and bonds of some 3e5 kJ/mol/nm²: energies to 0.01 kJ/mol.
+    energies = datasets.open_data_set(imported).energy_kj_mol().reshape(-1)
+    np.testing.assert_allclose(energies, stored.energy_kj_mol().reshape(-1), atol=0.01)
+
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert _evaluate(programs, copy, data[0]).returncode == 0
+    before = json.loads((copy / "summary.json").read_text())
+    assert "ram_tw2" in before
+    result = _evaluate(programs, copy, imported, "--num_transport_samples=0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nobody knows whether it has mixed" in result.stdout
+    summary = json.loads((copy / "summary.json").read_text())
+    assert not any("ram_tw2" in name for name in summary)
+    assert summary["evaluation_data"] == str(imported)
+    assert summary["target_evaluations"] == before["target_evaluations"]
+    assert summary["ram_tv"] == pytest.approx(before["ram_tv"], abs=1e-3)
+
+
 def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
+    shutil.copytree(data[0], tmp_path / "other_force_field")
+    metadata = tmp_path / "other_force_field" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace("amber96-obc1", "amber99sbildn-obc2"))
     for flags, text in (
         ((f"--data={tmp_path / 'none'}",), "does not exist"),
         (("--num_samples=10",), "at least 1000"),
+        (("--num_transport_samples=1",), "must be 0 or at least 2"),
+        ((f"--data={metadata.parent}",), "must have the run's force field, amber96-obc1"),
     ):
         result = _evaluate(programs, run, data[0], *flags)
         assert result.returncode == 2
@@ -144,6 +265,16 @@ def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
     )
     assert result.returncode == 2
     assert "ascending" in result.stderr
+    result = programs.run("experiments/simulate.py", "--molecule=alanine_tetrapeptide", f"--data={data[0]}")
+    assert result.returncode == 2
+    assert "is of alanine_dipeptide in amber96-obc1" in result.stderr
+    for flag, text in (("--platform=CUDA", "one of"), (f"--starts={tmp_path / 'none'}", "does not exist")):
+        result = programs.run(
+            "experiments/simulate.py", "--engine=openmm", "--molecule=alanine_dipeptide", f"--data={tmp_path}/x", flag
+        )
+        assert result.returncode == 2
+        assert text in result.stderr
+        assert not (tmp_path / "x").exists()  # the corrected command may use it
 
 
 def test_rates_are_summed_also_where_there_are_none(monkeypatch):
