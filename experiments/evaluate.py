@@ -265,7 +265,9 @@ def _describe(data: datasets.DataSet) -> str:
     elif diagnostics["mixed"]:
         state = "mixed"
     else:
-        state = f"NOT MIXED: {' '.join(diagnostics['mixing_problems'])}"
+        problems = diagnostics["mixing_problems"]
+        more = f" And {len(problems) - 2} more, see its metadata.json." if len(problems) > 2 else ""
+        state = f"NOT MIXED: {' '.join(problems[:2])}{more}"
     engine = data.metadata["engine"]
     return f"truth: {data.path}, {data.num_chains} chains, {data.num_samples:,} samples ({engine}), {state}"
 

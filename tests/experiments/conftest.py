@@ -16,6 +16,7 @@ OVERRIDES = {
     "num_annealing_steps": NUM_STEPS,
     "flow.num_couplings": 2,
     "flow.hidden_sizes": "(16,)",
+    "method.trust_region_bound": 0.3,
     "method.buffer_size": 2000,
     "method.batch_size": 100,
     "method.num_gradient_steps": 10,
