@@ -38,7 +38,8 @@ class Progress:
         rate = self._num_chains / seconds_per_draw
         left = program.format_duration(seconds_per_draw * max(self._num_draws - done, 0))
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(f"{self._what} {done:,}/{self._num_draws:,}  {numbers}  {rate:,.0f} samples/s  {left} left", flush=True)
+        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        print(f"{self._what} {done:,}/{self._num_draws:,}  {numbers}  {shown} samples/s  {left} left", flush=True)
 
 
 def starting_points(
