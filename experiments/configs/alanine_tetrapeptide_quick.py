@@ -1,4 +1,4 @@
-"""Alanine tetrapeptide on two cores: a smaller flow, smaller buffers, larger steps."""
+"""Alanine tetrapeptide on a small machine: a smaller flow, smaller buffers, larger steps. See docs/results.md."""
 
 from configs import alanine_dipeptide_quick, alanine_tetrapeptide
 from ml_collections import ConfigDict
