@@ -120,12 +120,13 @@ def test_one_weight_that_is_all_counts_as_one_sample(samples):
     log_weights = np.full(NUM_SAMPLES, -100.0)
     log_weights[7] = 0.0
     summary = compare(truth, model._replace(log_weights=log_weights), num_transport_samples=0).summary
+    # The others have e⁻¹⁰⁰ of the weight. One sample shares no more than its own bin with the truth.
     assert summary["num_effective_samples_reweighted_raw"] == pytest.approx(1.0, abs=1e-6)
     assert 0.5 < summary["ram_tv_reweighted_raw_expected_noise"] <= 1.0
 
 
 def test_without_pairs_the_rest_remains(samples, comparison):
-    # A molecule may have no φ and ψ, such as N-methylacetamide.
+    # A molecule may have no pair of φ and ψ, such as ALA-ALA without caps.
     truth, model = samples
     result = compare(
         truth._replace(torsions_rad=truth.torsions_rad[:, :, :0]),

@@ -243,6 +243,7 @@ def test_an_imported_truth_replaces_what_was_found_against_another(data, run, pr
     assert not any("ram_tw2" in name for name in summary)
     assert summary["evaluation_data"] == str(imported)
     assert summary["target_evaluations"] == before["target_evaluations"]
+    # The same angles but for rounding: of 1200 frames one may lie on the edge of a bin.
     assert summary["ram_tv"] == pytest.approx(before["ram_tv"], abs=1e-3)
 
 
