@@ -99,7 +99,8 @@ def plot_marginals(
                 panel.locator_params(axis="x", nbins=5, steps=[1, 1.5, 3, 6, 9, 10])
             else:
                 panel.locator_params(axis="x", nbins=4)
-            shares = ", ".join(f"{100 * distances[label][dim]:.2g} %" for label in variants)
+            values = [100 * distances[label][dim] for label in variants]
+            shares = ", ".join(f"{value:.0f} %" if value >= 10 else f"{value:.2g} %" for value in values)
             # A kind and four atoms: too long for one line.
             kind, *atoms = names[dim].split(" ")
             panel.set_title(f"{kind} ({unit}), TV {shares}\n{' '.join(atoms)}", fontsize=8.0)
