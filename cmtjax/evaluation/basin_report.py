@@ -12,7 +12,7 @@ from cmtjax.evaluation.divergence_errors import bin_variances
 from cmtjax.evaluation.histograms import BlockHistogram
 
 # A basin is lost below a tenth of its true weight, and over- or underweighted from a factor of two, in each case only
-# if the difference is more than three standard errors.
+# if the difference is more than three standard errors. Too few samples to tell a lost basin leave it undecided.
 _LOST_FACTOR, _WRONG_FACTOR, _SIGNIFICANCE = 0.1, 2.0, 3.0
 
 
@@ -22,7 +22,7 @@ class BasinWeight(NamedTuple):
     Attributes:
       weight: probability, a fraction.
       standard_error: of it, from blocks.
-      status: "found", "lost", "underweighted" or "overweighted"; "truth" for the truth itself.
+      status: "found", "lost", "underweighted", "overweighted" or "undecided"; "truth" for the truth itself.
     """
 
     weight: float
@@ -54,7 +54,7 @@ def _basin_weights(histogram: BlockHistogram, pair: int, basins: Basins) -> tupl
 
 def _status(truth: float, model: float, standard_error: float) -> str:
     if abs(model - truth) <= _SIGNIFICANCE * standard_error:
-        return "found"
+        return "undecided" if model < _LOST_FACTOR * truth else "found"
     if model < _LOST_FACTOR * truth:
         return "lost"
     if model < truth / _WRONG_FACTOR:
@@ -68,6 +68,7 @@ def basin_report(
     variants: Mapping[str, BlockHistogram],
     *,
     pair: int = 0,
+    num_effective_samples: Mapping[str, float] | None = None,
 ) -> list[BasinReport]:
     """Weight of each basin of the truth in the truth and in the model's samples.
 
@@ -76,10 +77,14 @@ def basin_report(
       truth: Ramachandran plots of the truth.
       variants: those of the model's samples, plain and reweighted, by name.
       pair: which pair of torsions.
+      num_effective_samples: what each variant's samples are worth in independent ones, such as 1/Σw². The scatter
+        between blocks, from which errors are taken, vanishes where one weight is all; the noise of so many samples of
+        the truth does not. None leaves it out.
 
     Returns:
-      One report for each basin, the heaviest first. A status other than "found" needs a factor (lost: below a tenth;
-      underweighted, overweighted: two) and a difference of more than three standard errors.
+      One report for each basin, the heaviest first. "lost" (below a tenth of the true weight), "underweighted" and
+      "overweighted" (a factor of two) need a difference of more than three standard errors; "undecided" is below a
+      tenth without it.
     """
     true_weights, true_errors = _basin_weights(truth, pair, basins)
     of_variant = {name: _basin_weights(histogram, pair, basins) for name, histogram in variants.items()}
@@ -89,7 +94,9 @@ def basin_report(
         model = {}
         for name, (weights, errors) in of_variant.items():
             weight, error = float(weights[index]), float(errors[index])
-            model[name] = BasinWeight(weight, error, _status(true_weight, weight, float(np.hypot(true_error, error))))
+            noise = np.sqrt(true_weight * (1.0 - true_weight) / (num_effective_samples or {}).get(name, np.inf))
+            status = _status(true_weight, weight, float(np.hypot(true_error, max(error, noise))))
+            model[name] = BasinWeight(weight, error, status)
         phi, psi = (float(angle) for angle in np.rad2deg(center))
         reports.append(BasinReport((phi, psi), BasinWeight(true_weight, true_error, "truth"), model))
     return reports
@@ -109,7 +116,7 @@ def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
     total = len(reports)
     wrong = [
         f"basin {number} of {total} at ({_degrees(report.center_degrees[0])}, {_degrees(report.center_degrees[1])}), "
-        f"weight {_percent(report.truth)}, is {report.model[variant].status}: {variant} samples have "
+        f"weight {_percent(report.truth)}, is {_in_words(report.model[variant].status)}: {variant} samples have "
         f"{_percent(report.model[variant])}"
         for number, report in enumerate(reports, 1)
         if report.model[variant].status != "found"
@@ -117,6 +124,10 @@ def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
     if not wrong:
         return f"all {total} basins found" if total > 1 else "the only basin found"
     return "; ".join(wrong)
+
+
+def _in_words(status: str) -> str:
+    return "undecided, for want of samples" if status == "undecided" else status
 
 
 def _degrees(angle: float) -> str:

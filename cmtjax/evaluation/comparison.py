@@ -100,7 +100,8 @@ def compare(
     - ``energy_w2`` with ``_standard_error``, ``_noise_floor``; ``energy_clash_bound_kj_mol`` and the
       ``energy_share_clashes`` above it; ``energy_mean_kj_mol`` below it, and ``energy_mean_kj_mol_truth``.
     - ``basin_<k>_weight`` (k from 0, the heaviest first), ``_truth``, and ``num_basins``, ``num_basins_lost``,
-      ``num_basins_wrong`` (neither lost nor found), the last three summed over pairs.
+      ``num_basins_wrong`` (neither lost nor found; those that too few samples leave undecided count here), the last
+      three summed over pairs.
     - ``cis_<b>_weight`` of each peptide bond, ``_truth``.
     - ``num_truth_effective_samples``, ``num_effective_samples``: worth of the Ramachandran plots in independent
       samples, the smallest over pairs.
@@ -145,11 +146,11 @@ def compare(
         "num_truth_chains": chains,
         "num_samples": len(model.torsions_rad),
     }
+    # By the weights alone.
+    max_samples = {
+        name: float(len(everything) if values is None else 1.0 / np.sum(values**2)) for name, values in weights.items()
+    }
     if pairs:
-        max_samples = {
-            name: float(len(everything) if values is None else 1.0 / np.sum(values**2))
-            for name, values in weights.items()
-        }
         summary |= ramachandran_summary(true_histogram, histograms, draws * chains, max_samples)
     if pairs and num_transport_samples:
         used = {name: values for name, values in log_weights.items() if name != "reweighted_raw"}
@@ -167,7 +168,9 @@ def compare(
     for pair in range(pairs):
         num_effective = min(histogram_effective_samples(true_histogram.sums[:, pair]), draws * chains)
         basins.append(find_basins(true_histogram.masses[pair], num_effective))
-        reports.append(basin_report(basins[-1], true_histogram, histograms, pair=pair))
+        reports.append(
+            basin_report(basins[-1], true_histogram, histograms, pair=pair, num_effective_samples=max_samples)
+        )
         for name in histograms:
             verdicts[f"{pair_prefix(pair, pairs)}basins{variant_suffix(name)}"] = basin_verdict(reports[-1], name)
     summary |= basin_summary(reports, list(histograms))

@@ -146,6 +146,25 @@ def test_lost_and_wrong_basins_are_named(truth, basins):
     assert basin_verdict(reports, "reweighted").count("; ") == 1
 
 
+def test_a_basin_is_not_lost_where_one_weight_is_all(truth, basins):
+    samples = mixture(100_000, 20)[:, None]
+    weights = np.full(len(samples), 1e-12)
+    weights[0] = 1.0  # a sample of the first basin
+    histogram = ramachandran_block_histogram(samples, weights, independent_blocks(len(samples)))
+    size = {"reweighted": weights.sum() ** 2 / np.sum(weights**2)}
+    (report, *others) = basin_report(basins, truth, {"reweighted": histogram}, num_effective_samples=size)
+    assert report.model["reweighted"].weight == pytest.approx(1.0, abs=1e-6)
+    assert report.model["reweighted"].status == "found"  # 1 and 0.55 do not differ for one sample
+    assert {other.model["reweighted"].status for other in others} == {"undecided"}
+    assert "is undecided, for want of samples: reweighted samples have" in basin_verdict(
+        [report, *others], "reweighted"
+    )
+    # An expectation of ten samples of the third basin, weight 0.12, none of which has come, is more than three errors.
+    size = {"reweighted": 10 / basins.weights[2]}
+    reports = basin_report(basins, truth, {"reweighted": histogram}, num_effective_samples=size)
+    assert [other.model["reweighted"].status for other in reports[2:]] == ["lost", "undecided", "undecided"]
+
+
 def test_verdict_in_words():
     report = basin_report_of(BasinWeight(0.0015, 0.00004, "truth"), BasinWeight(0.00003, 0.00001, "lost"))
     expected = (
