@@ -18,6 +18,7 @@ def adam_with_cosine(
     weight_decay: float = 0.0,
     max_gradient_norm: float | None = None,
     final_learning_rate: float = 0.0,
+    constant_share: float = 0.0,
 ) -> optax.GradientTransformation:
     """Adam with linear warm-up and one cosine over the whole run ([CMT] Table 7).
 
@@ -31,12 +32,14 @@ def adam_with_cosine(
       weight_decay: coefficient of the parameters added to the gradient.
       max_gradient_norm: bound of the global norm; None for none.
       final_learning_rate: where the cosine ends.
+      constant_share: share of the steps after the warm-up that keep the peak rate; the cosine falls over the others. 0
+        as published.
 
     Raises:
       ValueError: if a number is out of range.
     """
-    _check(learning_rate, num_steps, warmup_steps, weight_decay, max_gradient_norm, final_learning_rate)
-    schedule = _cosine(learning_rate, num_steps, warmup_steps, final_learning_rate)
+    _check(learning_rate, num_steps, warmup_steps, weight_decay, max_gradient_norm, final_learning_rate, constant_share)
+    schedule = _cosine(learning_rate, num_steps, warmup_steps, final_learning_rate, constant_share)
     return optax.chain(
         _clip(max_gradient_norm),
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
@@ -53,6 +56,7 @@ def muon_with_cosine(
     warmup_steps: int = 0,
     max_gradient_norm: float | None = None,
     final_learning_rate: float = 0.0,
+    constant_share: float = 0.0,
 ) -> optax.GradientTransformation:
     """Muon for the hidden matrices, Adam for everything else, with linear warm-up and one cosine over the whole run.
 
@@ -66,27 +70,32 @@ def muon_with_cosine(
       warmup_steps: steps of the linear rise from zero.
       max_gradient_norm: bound of the global norm; None for none.
       final_learning_rate: where Adam's cosine ends; Muon's ends at the same share of its peak.
+      constant_share: share of the steps after the warm-up that keep the peak rates; the cosines fall over the others.
 
     Raises:
       ValueError: if a number is out of range.
     """
-    _check(learning_rate, num_steps, warmup_steps, 0.0, max_gradient_norm, final_learning_rate)
+    _check(learning_rate, num_steps, warmup_steps, 0.0, max_gradient_norm, final_learning_rate, constant_share)
     if not 0.0 < matrix_learning_rate < float("inf"):
         raise ValueError(f"matrix_learning_rate must be positive and finite, got {matrix_learning_rate!r}.")
-    final_share = final_learning_rate / learning_rate
+
+    def schedule(peak: float) -> optax.Schedule:
+        end = final_learning_rate / learning_rate * peak
+        return _cosine(peak, num_steps, warmup_steps, end, constant_share)
+
     return optax.chain(
         _clip(max_gradient_norm),
         optax.partition(
             {
                 "muon": _on_stacked_matrices(
                     optax.contrib.muon(
-                        _cosine(matrix_learning_rate, num_steps, warmup_steps, final_share * matrix_learning_rate),
+                        schedule(matrix_learning_rate),
                         muon_weight_dimension_numbers=lambda stacks: jax.tree.map(
                             lambda _: optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2), stacks
                         ),
                     )
                 ),
-                "adam": optax.adam(_cosine(learning_rate, num_steps, warmup_steps, final_learning_rate)),
+                "adam": optax.adam(schedule(learning_rate)),
             },
             _labels,
         ),
@@ -130,14 +139,20 @@ def _clip(max_gradient_norm: float | None) -> optax.GradientTransformation:
     return optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm is not None else optax.identity()
 
 
-def _cosine(peak: float, num_steps: int, warmup_steps: int, end: float) -> optax.Schedule:
-    return optax.warmup_cosine_decay_schedule(
+def _cosine(peak: float, num_steps: int, warmup_steps: int, end: float, constant_share: float) -> optax.Schedule:
+    num_constant = round(constant_share * (num_steps - warmup_steps))
+    cosine = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else peak,
         peak_value=peak,
         warmup_steps=warmup_steps,
-        decay_steps=num_steps,
+        decay_steps=num_steps - num_constant,
         end_value=end,
     )
+
+    def wait_at_the_peak(count: Any) -> Any:
+        return cosine(jnp.where(count < warmup_steps, count, jnp.maximum(count - num_constant, warmup_steps)))
+
+    return wait_at_the_peak if num_constant else cosine
 
 
 def _check(
@@ -147,6 +162,7 @@ def _check(
     weight_decay: float,
     max_gradient_norm: float | None,
     final_learning_rate: float,
+    constant_share: float,
 ) -> None:
     for name, value, legal in (
         ("learning_rate", learning_rate, learning_rate > 0.0),
@@ -155,9 +171,10 @@ def _check(
         ("weight_decay", weight_decay, weight_decay >= 0.0),
         ("max_gradient_norm", max_gradient_norm, max_gradient_norm is None or max_gradient_norm > 0.0),
         ("final_learning_rate", final_learning_rate, 0.0 <= final_learning_rate <= learning_rate),
+        ("constant_share", constant_share, 0.0 <= constant_share < 1.0),
     ):
         if not legal:
             raise ValueError(
                 f"{name} is out of range, got {value!r}: rates and norms must be positive, decay and final rate not "
-                "negative, and the warm-up shorter than the run."
+                "negative, the constant share in [0, 1), and the warm-up shorter than the run."
             )

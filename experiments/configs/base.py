@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-5  # L2, added to the clipped gradient; 0 with Muon
     config.optimizer.max_gradient_norm = 100.0  # inf: off
     config.optimizer.final_learning_rate = 0.0  # of the cosine
+    config.optimizer.constant_share = 0.0  # share of the steps after the warm-up before the cosine begins to fall
 
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 1_000_000  # of the final flow, for summary.json and the figures

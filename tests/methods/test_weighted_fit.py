@@ -112,6 +112,27 @@ def test_optimizer_adds_decay_after_clipping_and_follows_the_cosine():
     assert rates[9 + 44] == pytest.approx(0.05, rel=0.05)
 
 
+@pytest.mark.parametrize("warmup_steps", [0, 20])
+def test_the_rate_keeps_its_peak_for_the_constant_share(warmup_steps):
+    options = {"learning_rate": 0.1, "warmup_steps": warmup_steps, "final_learning_rate": 0.01}
+    optimizer = adam_with_cosine(num_steps=100 + warmup_steps, constant_share=0.6, **options)
+    shorter = adam_with_cosine(num_steps=40 + warmup_steps, **options)
+
+    def rates(optimizer, num_steps):
+        def step(state, _):
+            update, state = optimizer.update({"w": jnp.ones(())}, state, {"w": jnp.zeros(())})
+            return state, -update["w"]  # Adam's step of a constant gradient is its sign
+
+        return np.asarray(jax.lax.scan(step, optimizer.init({"w": jnp.zeros(())}), None, num_steps)[1])
+
+    held, plain = rates(optimizer, 101 + warmup_steps), rates(shorter, 41 + warmup_steps)
+    # Adam's epsilon and its bias corrections in float32.
+    np.testing.assert_allclose(held[:warmup_steps], plain[:warmup_steps], rtol=1e-4)
+    np.testing.assert_allclose(held[warmup_steps : warmup_steps + 60], 0.1, rtol=1e-4)
+    np.testing.assert_allclose(held[warmup_steps + 60 :], plain[warmup_steps:], rtol=1e-4)
+    assert held[-1] == pytest.approx(0.01, rel=1e-4)
+
+
 def test_muon_moves_hidden_matrices_along_their_singular_vectors_and_leaves_the_rest_to_adam():
     flow = spline_flow(Domain.box(6), num_couplings=2, num_bins=4, hidden_sizes=(16, 16))
     params = flow.init(jax.random.key(0))
@@ -166,7 +187,13 @@ def test_muon_refuses_a_rate_out_of_range():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("learning_rate", 0.0), ("warmup_steps", 10), ("weight_decay", -1.0), ("max_gradient_norm", 0.0)],
+    [
+        ("learning_rate", 0.0),
+        ("warmup_steps", 10),
+        ("weight_decay", -1.0),
+        ("max_gradient_norm", 0.0),
+        ("constant_share", 1.0),
+    ],
 )
 def test_impossible_optimizers_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
