@@ -279,6 +279,7 @@ def test_program_writes_tables_and_figures(tmp_path, data_sets):
         make_run(tmp_path / "b", {"ess": 0.66}, seed=1),
         make_run(tmp_path / "c", {"ess": 0.5}, method__buffer_size=2000, plots=plots),
         make_run(tmp_path / "d", None, num_steps=2, seed=3),
+        make_run(tmp_path / "e", {"ess": 0.4}, num_steps=3, temperature_kelvin=350.0),
     ]
     output = tmp_path / "new" / "comparison"
     result = run_program(
@@ -289,16 +290,19 @@ def test_program_writes_tables_and_figures(tmp_path, data_sets):
     assert markdown.strip() in result.stdout
     assert f"{tmp_path / 'd'} at step 2 of 5" in markdown
     lines = list(csv.DictReader(io.StringIO((output / "comparison.csv").read_text())))
-    assert [(line["method"], line["detail"]) for line in lines[:4]] == [
-        ("CMT", "buffer_size=1000"),
-        ("CMT", "buffer_size=2000"),
+    assert "are at 300 K, some runs at 350 K: not comparable." in markdown
+    # The run at another temperature than the simulation's sets no budget.
+    assert [(line["method"], line["detail"]) for line in lines[:5]] == [
+        ("CMT", "buffer_size=1000, temperature_kelvin=300.0"),
+        ("CMT", "buffer_size=2000, temperature_kelvin=300.0"),
+        ("CMT", "buffer_size=1000, temperature_kelvin=350.0"),
         ("simulation", "equal budget: 3 chains, 20 draws each after warm-up"),
         ("simulation", "equal budget: 3 chains, 20 draws each after warm-up"),
     ]
     assert float(lines[0]["ess"]) == pytest.approx(np.mean([0.61, 0.66]))
     assert float(lines[0]["ess_standard_error"]) == pytest.approx(scipy.stats.sem([0.61, 0.66]))
     assert (lines[0]["num_runs"], lines[0]["eubo_num_runs"], lines[0]["my_metric"]) == ("2", "1", "")
-    assert {line["detail"] for line in lines[4:]} >= {"published: CMT, Tables 1, 2, 3, 5", "published: TA-BG, Table 1"}
+    assert {line["detail"] for line in lines[5:]} >= {"published: CMT, Tables 1, 2, 3, 5", "published: TA-BG, Table 1"}
     assert r"\toprule" in (output / "comparison.tex").read_text()
     for name in ("curves", "cost", "ramachandran"):
         assert imread(output / f"{name}_alanine_dipeptide.png").std() > 0.01

@@ -50,6 +50,13 @@ def test_published_settings(name, monkeypatch):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == num_parameters
 
 
+def test_every_configuration_can_run(monkeypatch):
+    names = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.py") if path.stem != "base")
+    assert len(names) >= 2 * len(SYSTEMS)
+    for name in names:
+        build.check_config(load_config(name, monkeypatch))
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
     config = load_config(f"{name}_quick", monkeypatch)

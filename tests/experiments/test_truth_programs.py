@@ -131,9 +131,14 @@ def test_dynamics_in_openmm_end_in_the_same_samples_after_a_stop(programs, tmp_p
     assert len(np.unique(stored.energy_kj_mol())) == 12
     shutil.copytree(path, stopped)
     _forget_the_end(stopped, num_chunks=2)  # of warm-up and two draws
-    result = programs.run(*command, f"--data={stopped}")
+    # As if the first start had chosen the platform: the second keeps to it and does not measure again.
+    metadata = json.loads((stopped / "metadata.json").read_text())
+    metadata["settings"]["platform"] = ""
+    (stopped / "metadata.json").write_text(json.dumps(metadata))
+    result = programs.run(*command, "--platform=", f"--data={stopped}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "after 2 draws" in result.stdout
+    assert "2 chains of 2 temperatures on Reference" in result.stdout
     again = datasets.open_data_set(stopped)
     np.testing.assert_array_equal(again.u(), stored.u())
     np.testing.assert_array_equal(again.energy_kj_mol(), stored.energy_kj_mol())
