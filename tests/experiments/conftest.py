@@ -61,8 +61,16 @@ def _kill_training(environment, workdir, checkpoint, changes):
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory):
-    """Functions that run a program and return its CompletedProcess; keyword arguments of ``train`` are overrides."""
-    environment = dict(os.environ)
+    """Functions that run a program and return its CompletedProcess; keyword arguments of ``train`` are overrides.
+
+    The processes share what they compile, also those of pytest's other workers: half a minute of each would go to
+    compiling the same step.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        cache = tmp_path_factory.getbasetemp().parent / "compilation_cache"
+    else:
+        cache = tmp_path_factory.mktemp("compilation_cache")
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
     def finished_run(**changes):
         """A run trained to its end: its directory and what the program printed."""
