@@ -100,8 +100,8 @@ def compare(
     - ``energy_w2`` with ``_standard_error``, ``_noise_floor``; ``energy_clash_bound_kj_mol`` and the
       ``energy_share_clashes`` above it; ``energy_mean_kj_mol`` below it, and ``energy_mean_kj_mol_truth``.
     - ``basin_<k>_weight`` (k from 0, the heaviest first), ``_truth``, and ``num_basins``, ``num_basins_lost``,
-      ``num_basins_wrong`` (neither lost nor found; those that too few samples leave undecided count here), the last
-      three summed over pairs.
+      ``num_basins_undecided`` (too few samples to tell), ``num_basins_wrong`` (under- or overweighted), the last four
+      summed over pairs.
     - ``cis_<b>_weight`` of each peptide bond, ``_truth``.
     - ``num_truth_effective_samples``, ``num_effective_samples``: worth of the Ramachandran plots in independent
       samples, the smallest over pairs.

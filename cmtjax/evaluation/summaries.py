@@ -157,7 +157,7 @@ def cis_summary(
 
 
 def basin_summary(reports: Sequence[Sequence[BasinReport]], variants: Sequence[str]) -> dict[str, float]:
-    """Weights of the basins of each pair, and how many are lost or have a wrong weight."""
+    """Weights of the basins of each pair, and how many are lost, undecided or have a wrong weight."""
     summary: dict[str, float] = {"num_basins": sum(len(of_pair) for of_pair in reports)}
     for pair, of_pair in enumerate(reports):
         for index, report in enumerate(of_pair):
@@ -169,7 +169,11 @@ def basin_summary(reports: Sequence[Sequence[BasinReport]], variants: Sequence[s
                 summary |= _with_error(f"{name}_weight{suffix}", result.weight, result.standard_error)
     for variant in variants:
         statuses = [report.model[variant].status for of_pair in reports for report in of_pair]
-        num_lost, num_found = statuses.count("lost"), statuses.count("found")
-        summary[f"num_basins_lost{variant_suffix(variant)}"] = num_lost
-        summary[f"num_basins_wrong{variant_suffix(variant)}"] = len(statuses) - num_lost - num_found
+        suffix = variant_suffix(variant)
+        for name, of_name in (
+            ("lost", ("lost",)),
+            ("undecided", ("undecided",)),
+            ("wrong", ("underweighted", "overweighted")),
+        ):
+            summary[f"num_basins_{name}{suffix}"] = sum(status in of_name for status in statuses)
     return summary

@@ -6,6 +6,7 @@ from cmtjax.evaluation.basins import find_basins, smoothed_counts
 from cmtjax.evaluation.blocks import independent_blocks
 from cmtjax.evaluation.histograms import ramachandran_block_histogram
 from cmtjax.evaluation.ramachandran import ramachandran_histogram
+from cmtjax.evaluation.summaries import basin_summary
 
 # As on alanine dipeptide: two large basins at φ < 0 and ψ > 0 on either side of ±180° in ψ, one at ψ < 0, and two rare
 # ones at φ > 0. Weight, (φ, ψ) of the center and concentrations of von Mises distributions.
@@ -156,6 +157,9 @@ def test_a_basin_is_not_lost_where_one_weight_is_all(truth, basins):
     assert report.model["reweighted"].weight == pytest.approx(1.0, abs=1e-6)
     assert report.model["reweighted"].status == "found"  # 1 and 0.55 do not differ for one sample
     assert {other.model["reweighted"].status for other in others} == {"undecided"}
+    summary = basin_summary([[report, *others]], ["reweighted"])
+    counts = [summary[f"num_basins_{name}_reweighted"] for name in ("lost", "undecided", "wrong")]
+    assert counts == [0, len(others), 0]
     assert "is undecided, for want of samples: reweighted samples have" in basin_verdict(
         [report, *others], "reweighted"
     )

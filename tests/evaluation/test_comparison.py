@@ -96,6 +96,7 @@ def test_verdicts(comparison):
     assert comparison.summary["num_basins"] == 6
     assert comparison.summary["num_basins_lost"] == 2
     assert comparison.summary["num_basins_lost_reweighted_raw"] == 0
+    assert comparison.summary["num_basins_undecided"] == 0
     for pair in range(2):
         assert comparison.verdicts[f"pair_{pair}_basins"].startswith("basin 3 of 3 at (")
         assert "is lost" in comparison.verdicts[f"pair_{pair}_basins"]
