@@ -22,12 +22,28 @@ class BasinWeight(NamedTuple):
     Attributes:
       weight: probability, a fraction.
       standard_error: of it, from blocks.
+      core_weight: of the basin's core, where the truth is dense (``Basins.is_core``).
+      core_standard_error: of it, from blocks.
       status: "found", "lost", "underweighted", "overweighted" or "undecided"; "truth" for the truth itself.
+      core_status: likewise, of the core. A model that has missed the core can have the basin's weight around it.
     """
 
     weight: float
     standard_error: float
+    core_weight: float
+    core_standard_error: float
     status: str
+    core_status: str
+
+    @property
+    def is_core_the_matter(self) -> bool:
+        """Whether the whole basin is found but its core is not."""
+        return self.status == "found" != self.core_status
+
+    @property
+    def overall_status(self) -> str:
+        """The status; that of the core where the whole basin is found."""
+        return self.core_status if self.is_core_the_matter else self.status
 
 
 class BasinReport(NamedTuple):
@@ -45,11 +61,14 @@ class BasinReport(NamedTuple):
 
 
 def _basin_weights(histogram: BlockHistogram, pair: int, basins: Basins) -> tuple[np.ndarray, np.ndarray]:
-    num_basins, labels = len(basins.weights), basins.labels.reshape(-1)
-    sums = np.stack([np.bincount(labels, block.reshape(-1), minlength=num_basins) for block in histogram.sums[:, pair]])
-
-    merged = BlockHistogram(sums, histogram.half, num_bin_axes=1)
-    return merged.masses, np.sqrt(bin_variances(merged))
+    """Weights and standard errors, each (basins, 2): of the whole basin and of its core."""
+    num_basins = len(basins.weights)
+    labels = (2 * basins.labels + basins.is_core).reshape(-1)
+    sums = [np.bincount(labels, block.reshape(-1), minlength=2 * num_basins) for block in histogram.sums[:, pair]]
+    merged = BlockHistogram(np.stack(sums), histogram.half, num_bin_axes=1)
+    whole = BlockHistogram(np.stack(sums).reshape(-1, num_basins, 2).sum(2), histogram.half, num_bin_axes=1)
+    masses = np.stack([whole.masses, merged.masses[1::2]], axis=1)
+    return masses, np.sqrt(np.stack([bin_variances(whole), bin_variances(merged)[1::2]], axis=1))
 
 
 def _status(truth: float, model: float, standard_error: float) -> str:
@@ -84,22 +103,29 @@ def basin_report(
     Returns:
       One report for each basin, the heaviest first. "lost" (below a tenth of the true weight), "underweighted" and
       "overweighted" (a factor of two) need a difference of more than three standard errors; "undecided" is below a
-      tenth without it.
+      tenth without it. The same for the cores.
     """
     true_weights, true_errors = _basin_weights(truth, pair, basins)
     of_variant = {name: _basin_weights(histogram, pair, basins) for name, histogram in variants.items()}
     reports = []
     for index, center in enumerate(basins.centers_rad):
-        true_weight, true_error = float(true_weights[index]), float(true_errors[index])
+        true_weight, true_error = true_weights[index], true_errors[index]
         model = {}
         for name, (weights, errors) in of_variant.items():
-            weight, error = float(weights[index]), float(errors[index])
             noise = np.sqrt(true_weight * (1.0 - true_weight) / (num_effective_samples or {}).get(name, np.inf))
-            status = _status(true_weight, weight, float(np.hypot(true_error, max(error, noise))))
-            model[name] = BasinWeight(weight, error, status)
+            total_error = np.hypot(true_error, np.maximum(errors[index], noise))
+            statuses = [_status(*values) for values in zip(true_weight, weights[index], total_error, strict=True)]
+            model[name] = _basin_weight(weights[index], errors[index], statuses)
         phi, psi = (float(angle) for angle in np.rad2deg(center))
-        reports.append(BasinReport((phi, psi), BasinWeight(true_weight, true_error, "truth"), model))
+        truth_weight = _basin_weight(true_weight, true_error, ["truth", "truth"])
+        reports.append(BasinReport((phi, psi), truth_weight, model))
     return reports
+
+
+def _basin_weight(weights: np.ndarray, errors: np.ndarray, statuses: Sequence[str]) -> BasinWeight:
+    """Of (whole, core)."""
+    (weight, core_weight), (error, core_error) = weights.tolist(), errors.tolist()
+    return BasinWeight(weight, error, core_weight, core_error, *statuses)
 
 
 def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
@@ -111,16 +137,21 @@ def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
 
     Returns:
       Such as "all 5 basins found" or "basin 4 of 5 at (55°, −110°), weight (0.150 ± 0.004) %, is lost: plain samples
-      have (0.003 ± 0.001) %".
+      have (0.003 ± 0.001) %"; "the core of basin 4 of 5 at …" where the whole basin is found but its core is not.
     """
     total = len(reports)
-    wrong = [
-        f"basin {number} of {total} at ({_degrees(report.center_degrees[0])}, {_degrees(report.center_degrees[1])}), "
-        f"weight {_percent(report.truth)}, is {_in_words(report.model[variant].status)}: {variant} samples have "
-        f"{_percent(report.model[variant])}"
-        for number, report in enumerate(reports, 1)
-        if report.model[variant].status != "found"
-    ]
+    wrong = []
+    for number, report in enumerate(reports, 1):
+        truth, model = report.truth, report.model[variant]
+        phi, psi = (_degrees(angle) for angle in report.center_degrees)
+        name = f"basin {number} of {total} at ({phi}, {psi})"
+        of_truth, of_model = (_percent(result.weight, result.standard_error) for result in (truth, model))
+        if model.is_core_the_matter:
+            name = f"the core of {name}"
+            of_truth, of_model = (_percent(result.core_weight, result.core_standard_error) for result in (truth, model))
+        status = _in_words(model.overall_status)
+        if status != "found":
+            wrong.append(f"{name}, weight {of_truth}, is {status}: {variant} samples have {of_model}")
     if not wrong:
         return f"all {total} basins found" if total > 1 else "the only basin found"
     return "; ".join(wrong)
@@ -134,9 +165,9 @@ def _degrees(angle: float) -> str:
     return f"{angle:.0f}°".replace("-", "−")
 
 
-def _percent(result: BasinWeight) -> str:
+def _percent(weight: float, standard_error: float) -> str:
     """Weight and error in percent, with two digits of the error."""
-    weight, error = 100 * result.weight, 100 * result.standard_error
+    weight, error = 100 * weight, 100 * standard_error
     if not error > 0:
         return f"{weight:.2g} %"
     decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 6))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 # Widths of the Gaussian kernels in rad, each √2 of the one before: from no smoothing to speak of at 100 bins to 13°,
 # the width of the narrowest basins. A bin takes the narrowest (interpolated) that holds enough samples.
@@ -25,11 +25,14 @@ class Basins(NamedTuple):
       labels: (bins, bins) index of the basin that each bin belongs to, φ along axis 0.
       centers_rad: (basins, 2) (φ, ψ) of the highest smoothed density, in [−π, π).
       weights: (basins,) mass of each; sums to one.
+      is_core: (bins, bins) whether a bin is less than ``core_depth`` above its basin's lowest free energy. A basin
+        reaches to the saddles around it, and beside a rare one that can be a wide plain.
     """
 
     labels: Int[np.ndarray, "bins bins"]
     centers_rad: Float[np.ndarray, "basins 2"]
     weights: Float[np.ndarray, " basins"]
+    is_core: Bool[np.ndarray, "bins bins"]
 
 
 def smoothed_counts(
@@ -80,6 +83,7 @@ def find_basins(
     min_barrier: float = 1.0,
     min_weight: float = 1e-4,
     min_samples: float = 15.0,
+    core_depth: float = 2.0,
 ) -> Basins:
     """Basins of attraction of the maxima of the density on the torus, shallow, light and doubtful ones merged.
 
@@ -101,6 +105,7 @@ def find_basins(
       min_barrier: in kT.
       min_weight: probability.
       min_samples: effective samples.
+      core_depth: in kT; of ``Basins.is_core``.
 
     Returns:
       The basins; there is at least one.
@@ -170,4 +175,6 @@ def find_basins(
     by_weight = np.argsort(-weights, kind="stable")
     centers = (np.stack(np.divmod(summits[by_weight], num_bins), axis=1) + 0.5) * (2 * np.pi / num_bins) - np.pi
     new_label = np.argsort(by_weight)
-    return Basins(new_label[labels].reshape(num_bins, num_bins), centers, weights[by_weight])
+    is_core = density > density[summits[labels]] * np.exp(-core_depth)
+    square = (num_bins, num_bins)
+    return Basins(new_label[labels].reshape(square), centers, weights[by_weight], is_core.reshape(square))

@@ -163,12 +163,13 @@ def basin_summary(reports: Sequence[Sequence[BasinReport]], variants: Sequence[s
         for index, report in enumerate(of_pair):
             name = f"{pair_prefix(pair, len(reports))}basin_{index}"
             summary[f"{name}_phi_degrees"], summary[f"{name}_psi_degrees"] = report.center_degrees
-            summary |= _with_error(f"{name}_weight_truth", report.truth.weight, report.truth.standard_error)
-            for variant, result in report.model.items():
-                suffix = variant_suffix(variant)
+            suffixes = {variant_suffix(variant): result for variant, result in report.model.items()}
+            for suffix, result in {"_truth": report.truth, **suffixes}.items():
                 summary |= _with_error(f"{name}_weight{suffix}", result.weight, result.standard_error)
+                core = (result.core_weight, result.core_standard_error)
+                summary |= _with_error(f"{name}_core_weight{suffix}", *core)
     for variant in variants:
-        statuses = [report.model[variant].status for of_pair in reports for report in of_pair]
+        statuses = [report.model[variant].overall_status for of_pair in reports for report in of_pair]
         suffix = variant_suffix(variant)
         for name, of_name in (
             ("lost", ("lost",)),

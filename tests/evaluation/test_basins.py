@@ -147,6 +147,27 @@ def test_lost_and_wrong_basins_are_named(truth, basins):
     assert basin_verdict(reports, "reweighted").count("; ") == 1
 
 
+def test_weight_beside_the_core_does_not_count_as_found(truth, basins):
+    """What the model has at φ > 0, ψ > 0 lies 35° beside the island, within the basin's bins."""
+    right = model_histogram([mode[0] for mode in MODES])
+    beside = [*MODES[:4], (MODES[4][0], (80.0, 90.0), MODES[4][2])]
+    samples = mixture(100_000, 21, beside)[:, None]
+    wrong = ramachandran_block_histogram(samples, None, independent_blocks(len(samples)))
+    (*others, right_report), (*_, wrong_report) = (
+        basin_report(basins, truth, {"plain": histogram}) for histogram in (right, wrong)
+    )
+    result = wrong_report.model["plain"]
+    assert (result.status, result.core_status, result.overall_status) == ("found", "lost", "lost")
+    assert right_report.model["plain"].core_status == "found"
+    summary = basin_summary([[*others, wrong_report]], ["plain"])
+    assert (summary["num_basins_lost"], summary["num_basins_wrong"]) == (1, 0)
+    assert summary["basin_4_core_weight"] == result.core_weight < 0.1 * summary["basin_4_core_weight_truth"]
+    assert basin_verdict([*others, wrong_report], "plain").startswith("the core of basin 5 of 5 at (")
+    # Cores are where the density is more than e⁻² of the highest: of a Gaussian in two dims, 1 − e⁻² of the mass.
+    for report in (*others[2:], right_report):
+        assert report.truth.core_weight / report.truth.weight == pytest.approx(1 - np.exp(-2), abs=0.12)
+
+
 def test_a_basin_is_not_lost_where_one_weight_is_all(truth, basins):
     samples = mixture(100_000, 20)[:, None]
     weights = np.full(len(samples), 1e-12)
@@ -170,14 +191,19 @@ def test_a_basin_is_not_lost_where_one_weight_is_all(truth, basins):
 
 
 def test_verdict_in_words():
-    report = basin_report_of(BasinWeight(0.0015, 0.00004, "truth"), BasinWeight(0.00003, 0.00001, "lost"))
+    truth = BasinWeight(0.0015, 0.00004, 0.001, 0.00003, "truth", "truth")
+    report = basin_report_of(truth, BasinWeight(0.00003, 0.00001, 0.0, 0.0, "lost", "lost"))
     expected = (
         "basin 1 of 1 at (55°, −110°), weight (0.1500 ± 0.0040) %, is lost: plain samples have (0.0030 ± 0.0010) %"
     )
     assert basin_verdict([report], "plain") == expected
-    empty = basin_report_of(BasinWeight(0.0015, 0.0002, "truth"), BasinWeight(0.0, 0.0, "lost"))
+    around = basin_report_of(truth, BasinWeight(0.0013, 0.0001, 0.00003, 0.00001, "found", "lost"))
+    of_core = expected.replace("(0.1500 ± 0.0040)", "(0.1000 ± 0.0030)")
+    assert basin_verdict([around], "plain") == f"the core of {of_core}"
+    truth = truth._replace(standard_error=0.0002)
+    empty = basin_report_of(truth, BasinWeight(0.0, 0.0, 0.0, 0.0, "lost", "lost"))
     assert basin_verdict([empty], "plain").endswith("weight (0.150 ± 0.020) %, is lost: plain samples have 0 %")
-    found = basin_report_of(BasinWeight(1.0, 0.0, "truth"), BasinWeight(1.0, 0.0, "found"))
+    found = basin_report_of(truth, BasinWeight(1.0, 0.0, 1.0, 0.0, "found", "found"))
     assert basin_verdict([found], "plain") == "the only basin found"
 
 
