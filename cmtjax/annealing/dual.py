@@ -148,13 +148,16 @@ def solve_dual(
     )
     buffer = center_buffer(log_q, log_p)
 
-    stride = max(1, log_q.shape[0] // _START_SAMPLES)
-    start = _iterate(_bisected_start(center_buffer(log_q[::stride], log_p[::stride]), problem), buffer, problem)
-    if initial is not None:
-        earlier = jnp.stack([initial.trust_region_multiplier, initial.entropy_multiplier]).astype(dtype)
-        earlier = jnp.clip(jnp.nan_to_num(jax.lax.stop_gradient(earlier)), 0, problem.limits)
-        start = _better(_iterate(earlier, buffer, problem), start)
-    best = _newton(_better(_lbfgsb(start, buffer, problem), start), buffer, problem)
+    if trust_region_bound is None and entropy_bound is None:
+        best = _iterate(jnp.zeros_like(problem.limits), buffer, problem)  # nothing to solve, nor to compile
+    else:
+        stride = max(1, log_q.shape[0] // _START_SAMPLES)
+        start = _iterate(_bisected_start(center_buffer(log_q[::stride], log_p[::stride]), problem), buffer, problem)
+        if initial is not None:
+            earlier = jnp.stack([initial.trust_region_multiplier, initial.entropy_multiplier]).astype(dtype)
+            earlier = jnp.clip(jnp.nan_to_num(jax.lax.stop_gradient(earlier)), 0, problem.limits)
+            start = _better(_iterate(earlier, buffer, problem), start)
+        best = _newton(_better(_lbfgsb(start, buffer, problem), start), buffer, problem)
 
     multipliers, moments = best.multipliers, best.moments
     total = 1 + multipliers[0] + multipliers[1]
@@ -229,6 +232,8 @@ def _lbfgsb(start: _Iterate, buffer: CenteredBuffer, problem: _Problem) -> _Iter
         value_and_grad=True,
         maxiter=_MAX_LBFGSB_ITERATIONS,
         tol=_LBFGSB_TOLERANCE,
+        # Newton steps follow, so the search along a line need not be exact; zoom's compiles for longer.
+        linesearch="backtracking",
         maxls=10,
         history_size=3,  # two variables; each more makes compilation longer
         stop_if_linesearch_fails=True,

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
-    "--config.flow.num_couplings=2",
+    "--config.flow.num_couplings=1",
     "--config.flow.hidden_sizes=(16,16)",
     "--config.method.buffer_size=400",
     "--config.method.chunk_size=150",

@@ -57,7 +57,10 @@ def test_every_configuration_can_run(monkeypatch):
         build.check_config(load_config(name, monkeypatch))
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# The smallest and the largest by default: each compiles for more than a minute.
+@pytest.mark.parametrize(
+    "name", [SYSTEMS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SYSTEMS[1:3]), SYSTEMS[3]]
+)
 def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
     config = load_config(f"{name}_quick", monkeypatch)
     build.check_config(config)

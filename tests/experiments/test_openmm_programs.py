@@ -30,6 +30,8 @@ def test_a_run_with_openmm(finished):
     assert samples.log_weights is None
 
 
+# Host callbacks keep the program out of the cache of compilations; kills are tested without OpenMM by default.
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_path):
     expected, _ = finished
     workdir = tmp_path / "killed"

@@ -30,7 +30,7 @@ def make_method(dipeptide):
             temperature_kelvin=300.0,
             regularization={"scheme": "multiplicative_log", "high": 1e3, "maximum": 1e20},
         )
-        flow = spline_flow(target.domain, num_couplings=2, hidden_sizes=(16,))
+        flow = spline_flow(target.domain, num_couplings=1, hidden_sizes=(16,))
         config = CMTConfig(
             buffer_size=1500, batch_size=100, num_gradient_steps=10, chunk_size=500, num_diagnostic_samples=500
         )
