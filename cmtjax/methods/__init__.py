@@ -1,5 +1,6 @@
 """Training methods: init/update pairs on pure-functional state."""
 
+from cmtjax.methods.averaging import average_parameters, averaged_params
 from cmtjax.methods.buffer import Buffer, draw_buffer
 from cmtjax.methods.cmt import CMTConfig, CMTInfo, CMTState, Method, cmt
 from cmtjax.methods.optimizers import adam_with_cosine, muon_with_cosine
@@ -13,6 +14,8 @@ __all__ = [
     "FitInfo",
     "Method",
     "adam_with_cosine",
+    "average_parameters",
+    "averaged_params",
     "cmt",
     "draw_buffer",
     "fit_flow",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cmtjax import annealing
 from cmtjax.annealing.dual import NO_FINITE_SAMPLES
 from cmtjax.flows.flow import Flow, Params
+from cmtjax.methods.averaging import AveragedState, averaged_params
 from cmtjax.methods.buffer import Buffer, draw_buffer, in_chunks
 from cmtjax.methods.weighted_fit import batch_sums, fit_flow, select
 from cmtjax.targets.target import Target
@@ -75,7 +76,8 @@ class CMTState(NamedTuple):
 
     Attributes:
       key: random key of all steps to come.
-      params: the flow's parameters.
+      params: the flow's parameters, q_i; their average if the optimizer keeps one (``average_parameters``).
+      iterate: then, the parameters that the optimizer goes on from; None if they are ``params``.
       optimizer_state: of the optimizer; carries over from step to step.
       path: α_i, β_i of Theorem 2.4.
       dual: the multipliers of the previous step, a start for the next solve.
@@ -84,6 +86,7 @@ class CMTState(NamedTuple):
 
     key: PRNGKeyArray
     params: Params
+    iterate: Params | None
     optimizer_state: optax.OptState
     path: annealing.PathState
     dual: annealing.DualSolution
@@ -185,10 +188,13 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
     def init(key: PRNGKeyArray) -> CMTState:
         key, init_key = jax.random.split(key)
         params = flow.init(init_key)
+        optimizer_state = optimizer.init(params)
         return CMTState(
             key=key,
             params=params,
-            optimizer_state=optimizer.init(params),
+            # A copy: the caller may donate the state, and no buffer can be given away twice.
+            iterate=jax.tree.map(jnp.copy, params) if isinstance(optimizer_state, AveragedState) else None,
+            optimizer_state=jax.tree.map(jnp.copy, optimizer_state),
             path=annealing.initial_path(),
             dual=annealing.DualSolution(
                 trust_region_multiplier=jnp.zeros(()),
@@ -212,10 +218,10 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
 
         # The buffer's samples are independent, so its last ones are as good a held-out share as any.
         split = config.num_training_samples
-        params, optimizer_state, fit = fit_flow(
+        iterate, optimizer_state, fit = fit_flow(
             flow,
             optimizer,
-            state.params,
+            state.params if state.iterate is None else state.iterate,
             state.optimizer_state,
             fit_key,
             buffer.u[:split],
@@ -225,7 +231,12 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
         )
         # NaN weights would have reached every parameter; a buffer without a single finite sample gives none.
         usable = dual.status != NO_FINITE_SAMPLES
-        params, optimizer_state = select(usable, (params, optimizer_state), (state.params, state.optimizer_state))
+        fitted = (
+            averaged_params(optimizer_state, iterate),
+            None if state.iterate is None else iterate,
+            optimizer_state,
+        )
+        params, iterate, optimizer_state = select(usable, fitted, (state.params, state.iterate, state.optimizer_state))
         path = annealing.advance_path(state.path, dual.trust_region_multiplier, dual.entropy_multiplier)
         path, next_dual = select(usable, (path, dual), (state.path, state.dual))
 
@@ -255,7 +266,7 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
             num_failed=jnp.sum(jnp.isnan(buffer.log_p)).astype(jnp.int32),
             num_skipped_updates=fit.num_skipped_updates,
         )
-        return CMTState(key, params, optimizer_state, path, next_dual, state.annealing_step + 1), info
+        return CMTState(key, params, iterate, optimizer_state, path, next_dual, state.annealing_step + 1), info
 
     def _step_reached(params: Params, old_params: Params, key: PRNGKeyArray) -> tuple[Array, Array]:
         def chunk(key: PRNGKeyArray, size: int) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ import optax
 from cmtjax.coordinates.domain import Domain
 from cmtjax.energies.regularize import regularize_energy
 from cmtjax.flows.flow import Flow, spline_flow
+from cmtjax.methods.averaging import average_parameters
 from cmtjax.methods.cmt import CMTConfig, Method, cmt
 from cmtjax.methods.optimizers import adam_with_cosine, muon_with_cosine
 from cmtjax.targets.target import Target
@@ -59,12 +60,17 @@ def build_optimizer(section: Mapping[str, Any], num_steps: int) -> optax.Gradien
     name = settings.pop("name")
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name must be one of {OPTIMIZERS}, got {name!r}.")
+    decay = settings.pop("average_decay")
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"optimizer.average_decay must be in [0, 1), got {decay!r}.")
     if name == "muon":
         if weight_decay := settings.pop("weight_decay"):
             raise ValueError(f"optimizer.weight_decay must be 0 with Muon, got {weight_decay!r}.")
-        return muon_with_cosine(num_steps=num_steps, **settings)
-    del settings["matrix_learning_rate"]
-    return adam_with_cosine(num_steps=num_steps, **settings)
+        optimizer = muon_with_cosine(num_steps=num_steps, **settings)
+    else:
+        del settings["matrix_learning_rate"]
+        optimizer = adam_with_cosine(num_steps=num_steps, **settings)
+    return average_parameters(optimizer, decay) if decay else optimizer
 
 
 def _inf_is_none(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     config.optimizer.max_gradient_norm = 100.0  # inf: off
     config.optimizer.final_learning_rate = 0.0  # of the cosine
     config.optimizer.constant_share = 0.0  # share of the steps after the warm-up before the cosine begins to fall
+    config.optimizer.average_decay = 0.0  # of the running average of the parameters that is the flow; 0: none
 
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 1_000_000  # of the final flow, for summary.json and the figures

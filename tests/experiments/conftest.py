@@ -70,9 +70,7 @@ def programs(tmp_path_factory):
         cache = tmp_path_factory.getbasetemp().parent / "compilation_cache"
     else:
         cache = tmp_path_factory.mktemp("compilation_cache")
-    # Little is computed here, so that it need not be compiled well.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags}
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
 
     def finished_run(**changes):
         """A run trained to its end: its directory and what the program printed."""
