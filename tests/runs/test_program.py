@@ -152,7 +152,12 @@ def test_bugs_keep_their_traceback(command):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_run_finally_blocks(command, number, code):
     with subprocess.Popen(
-        command("--action=wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("--action=wait"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(number)
