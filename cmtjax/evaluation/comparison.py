@@ -99,7 +99,8 @@ def compare(
       (two halves of the truth); ``num_transport_samples``. Not from unclipped weights, of which a few may be all.
     - ``energy_w2`` with ``_standard_error``, ``_noise_floor``; ``energy_clash_bound_kj_mol`` and the
       ``energy_share_clashes`` above it; ``energy_mean_kj_mol`` below it, and ``energy_mean_kj_mol_truth``.
-    - ``basin_<k>_weight`` (k from 0, the heaviest first), ``_truth``, and ``num_basins``, ``num_basins_lost``,
+    - ``basin_<k>_weight``, ``basin_<k>_core_weight`` (k from 0, the heaviest first), ``_truth``, and
+      ``num_basins``, ``num_basins_lost``,
       ``num_basins_undecided`` (too few samples to tell), ``num_basins_wrong`` (under- or overweighted), the last four
       summed over pairs.
     - ``cis_<b>_weight`` of each peptide bond, ``_truth``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import optax
 
 from cmtjax.flows.flow import Params
@@ -46,7 +45,7 @@ def average_parameters(optimizer: optax.GradientTransformation, decay: float) ->
     ) -> tuple[optax.Updates, AveragedState]:
         moves, optimizer_state = optimizer.update(gradient, state.optimizer_state, params)
         moved = optax.apply_updates(params, moves)
-        average = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.average, moved)
+        average = optax.incremental_update(moved, state.average, 1.0 - decay)
         return moves, AveragedState(average, optimizer_state)
 
     return optax.GradientTransformation(init, update)

@@ -39,7 +39,7 @@ def _flow(target, **kwargs):
 
 def _small(target=None, *, num_steps=2, optimizer=None, **config):
     target = target or from_log_prob(lambda x: -jnp.sum((x - 0.3) ** 2) / 0.02, -np.ones(3), np.ones(3))
-    flow = _flow(target, num_couplings=1, hidden_sizes=(8,), num_bins=4)  # half a minute to compile even so
+    flow = _flow(target, num_couplings=1, hidden_sizes=(8,), num_bins=4)
     settings = {"buffer_size": 600, "batch_size": 50, "num_gradient_steps": 6, "chunk_size": 250, **config}
     settings = {"trust_region_bound": BOUNDS[0], "entropy_bound": BOUNDS[1], "num_diagnostic_samples": 300, **settings}
     optimizer = optimizer or adam_with_cosine(
