@@ -17,7 +17,7 @@ from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 
 # What a profile of a CPU lists beside the kernels: the runtime's own bookkeeping, and what encloses kernels.
-_NO_KERNEL = re.compile(r"::|^\$|^(while|call|cond|PjitFunction|end:|Thread|Wait|Execute)|\s")
+_NO_KERNEL = re.compile(r"::|^\$|^(while|call|cond|PjitFunction|end:|Thread|Wait|Execute|ParseArguments)|\s")
 
 
 def benchmark(config: Mapping[str, Any], num_steps: int) -> list[dict[str, Any]]:

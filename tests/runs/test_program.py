@@ -23,7 +23,9 @@ def get_config():
     return config
 """
 
+# A shell that runs the tests in the background has SIGINT ignored, and children inherit that: the first line mends it.
 _PROGRAM = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys, time
 sys.path.insert(0, {experiments!r})
 import program
@@ -156,8 +158,6 @@ def test_signals_run_finally_blocks(command, number, code):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(number)
