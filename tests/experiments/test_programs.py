@@ -87,6 +87,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_pat
         ({"energy.regularization.scheme": "none"}, "scheme"),
         ({"molecule.name": "alanine_decapeptide"}, "alanine_dipeptide"),
         ({"energy.backend": "charmm"}, "energy.backend must be one of"),
+        ({"optimizer.average_decay": 1.0}, "optimizer.average_decay must be in [0, 1), got 1.0"),
         ({"num_seeds": 0}, "num_seeds must be at least 1"),
         ({"evaluation.num_samples": 0}, "evaluation.num_samples must be at least 2"),
     ],

@@ -1,4 +1,4 @@
-"""train.py with two seeds: a run directory each, one program, resumed in step."""
+"""train.py with two seeds and averaged parameters: a run directory each, one program, resumed in step."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 import cmtjax
 
 SEEDS = ("seed_3", "seed_4")
-CHANGES = {"seed": 3, "num_seeds": 2}
+CHANGES = {"seed": 3, "num_seeds": 2, "optimizer.average_decay": 0.8}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_one_and_several_do_not_mix(finished, programs):
         (workdir, 3, "but seed and num_seeds ask for"),
         (workdir / "seed_3", 2, "holds a single run"),
     ):
-        result = programs.train(directory, seed=3, num_seeds=num_seeds)
+        result = programs.train(directory, **{**CHANGES, "num_seeds": num_seeds})
         assert result.returncode == 2
         assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
