@@ -108,7 +108,8 @@ class Sampler:
     def log_prob(self, positions_nm: Float[Array, "*batch atoms 3"]) -> Float[Array, "*batch"]:
         """Log density of the flow at positions, in the convention of the published NLL; differentiable.
 
-        Positions outside the flow's domain (see ``in_domain``) get the value of the nearest point of the box.
+        Positions outside the flow's domain (see ``in_domain``) get log q_u of the nearest point of the box, with the
+        volume factor of their own bonds and angles.
 
         Args:
           positions_nm: positions in nm, in the atom order of the run's molecule; anywhere in space, in any orientation.

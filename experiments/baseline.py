@@ -73,6 +73,8 @@ def rows(baseline_path: str, truth_path: str, run_rows: Sequence[TableRow]) -> t
       ValueError: if one cannot be read, the two do not fit each other, or no training is of their molecule.
     """
     baseline, truth = open_data_set(baseline_path), open_data_set(truth_path)
+    if baseline.path.resolve() == truth.path.resolve():
+        raise ValueError(f"baseline must be another data set than the truth, got {baseline.path} for both.")
     for name in ("molecule", "force_field", "temperature_kelvin"):
         if baseline.metadata[name] != truth.metadata[name]:
             got = f"{baseline.metadata[name]!r} and {truth.metadata[name]!r}"

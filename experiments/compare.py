@@ -71,8 +71,12 @@ def main(argv: list[str]) -> None:
         members = [group for group in groups if group.system == system]
         paths += _draw_curves(system, members, output)
         paths += _draw_cost(system, run_rows, known, output)
-        ramachandran_paths, more = _draw_ramachandran(system, members, output)
-        paths, remarks = paths + ramachandran_paths, remarks + more
+        temperatures = sorted({_temperature(group) for group in members})
+        for temperature in temperatures:
+            at_this = [group for group in members if _temperature(group) == temperature]
+            title = system if len(temperatures) == 1 else f"{system} at {temperature:g} K"
+            ramachandran_paths, more = _draw_ramachandran(title, at_this, output)
+            paths, remarks = paths + ramachandran_paths, remarks + more
     paths += _draw_step_ess(groups, output)
 
     remarks.insert(0, "Mean ± standard error over n independent runs; a single run has no error.")
@@ -126,7 +130,10 @@ def _draw_step_ess(groups: Sequence[run_groups.RunGroup], output: pathlib.Path) 
 def _draw_ramachandran(
     system: str, groups: Sequence[run_groups.RunGroup], output: pathlib.Path
 ) -> tuple[list[pathlib.Path], list[str]]:
-    """The pair with the largest deviation, and of each group the run with the lowest Ram KL, as in CMT's Figure 4."""
+    """The pair with the largest deviation, and of each group the run with the lowest Ram KL, as in CMT's Figure 4.
+
+    The groups are of one temperature.
+    """
     best = [(group, plots) for group in groups if (plots := _best_plots(group)) is not None]
     if not best:
         return [], []
@@ -148,7 +155,7 @@ def _draw_ramachandran(
     ]
     names = next((plots["pair_names"] for _, plots in best if "pair_names" in plots), None)
     title = f"{system}, {names[pair]}" if names is not None else system
-    temperature = best[0][0].config["temperature_kelvin"]
+    temperature = _temperature(best[0][0])
     paths = _draw(
         output / f"ramachandran_{_slug(system)}.png",
         lambda path: ramachandran_comparison.plot_ramachandran_comparison(

@@ -56,7 +56,10 @@ def open_energy(run_list: Sequence[runs.Run], molecule: molecules.Molecule) -> I
                 run.update_environment({"energy_backend": "amber"})
             yield Energy(amber, "amber", f"energies in JAX ({reason})")
             return
-    platform = environment.get("openmm_platform") or section["platform"] or None
+    first, asked = environment.get("openmm_platform"), section["platform"]
+    if first and asked not in ("", first):
+        raise ValueError(f"energy.platform must be {first!r}, as at the first start, or empty; got {asked!r}.")
+    platform = first or asked or None
     with energies.OpenMMPool(molecule.system, section["num_workers"] or os.cpu_count() or 1, platform) as pool:
         for run in run_list:
             run.update_environment({"energy_backend": "openmm", "openmm_platform": pool.platform_name})

@@ -78,6 +78,8 @@ def main(argv: list[str]) -> None:
             truth = _Truth(*evaluation_samples.read_truth(data, sampler.coordinates))
             stack.enter_context(contextlib.closing(files.lock(run.path / ".lock")))
         print(_describe(data), flush=True)
+        if not run.is_finished:
+            print(f"warning: {run.path} is not finished: this evaluates its newest checkpoint.", flush=True)
         metrics = evaluate(run, sampler, truth)
         metrics |= {
             "evaluation_data": str(data.path),

@@ -77,7 +77,7 @@ def run_program(
     try:
         app.run(lambda argv: main(argv[1:]), flags_parser=lambda argv: _parse_flags(argv, accept_positional))
     except UserError as error:
-        if "--debug" in sys.argv:
+        if _is_debugging():
             raise
         _exit("error: " + " ".join(str(error).split()), EXIT_USER_ERROR)
     except KeyboardInterrupt:
@@ -129,6 +129,12 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _is_debugging() -> bool:
+    # Before the flags are parsed, or where they are wrong, only the arguments themselves tell.
+    is_parsed = flags.FLAGS.is_parsed()
+    return _DEBUG.value if is_parsed else any(re.fullmatch(r"--?debug(=true|=1)?", text) for text in sys.argv)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> NoReturn:

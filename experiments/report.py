@@ -76,6 +76,8 @@ def write_report(
         )
     energies_kj_mol = -samples.log_p * thermal_energy_kj_mol(temperature)
     figures.plot_energy_histogram(energies_kj_mol, directory / "energies.png", log_weights=clipped)
+    # What evaluate.py may have made of an earlier checkpoint is not of this flow.
+    (run.path / "ramachandran.npz").unlink(missing_ok=True)
     run.write_summary(summary)
     shown = {name: summary[name] for name in ("ess", "ess_raw", "log_z", "log_z_standard_error", "elbo")}
     print("finished: " + "  ".join(f"{name} {value:.6g}" for name, value in shown.items()), flush=True)

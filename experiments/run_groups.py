@@ -122,6 +122,16 @@ def remarks(groups: Sequence[RunGroup]) -> list[str]:
         seeds = [run.config.get("seed") for run in group.finished]
         if len(set(seeds)) < len(seeds):
             sentences.append(f"{group.label}: not all seeds differ ({seeds}), so the runs may not be independent.")
+        truths = {run.read_summary().get("evaluation_data") for run in group.finished} - {None}
+        if len(truths) > 1:
+            sentences.append(
+                f"{group.label}: means over runs that were compared with different truths, {', '.join(sorted(truths))}."
+            )
+        for run in group.finished:
+            summary = run.read_summary()
+            if "evaluation_data" in summary and summary.get("evaluation_data_mixed") is not True:
+                truth = summary["evaluation_data"]
+                sentences.append(f"{run.path}: not known to be mixed, the truth that it was compared with, {truth}.")
         if any(
             len(seed_directories(run.path.parent)) > 1 for run in group.finished if run.path.name.startswith("seed_")
         ):

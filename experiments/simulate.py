@@ -17,15 +17,18 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import program
 import simulate_device
 import simulate_openmm
+import simulation
 from absl import flags
 
 from cmtjax import datasets, energies, mcmc, molecules
+from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.energies.openmm_worker import PLATFORM_NAMES
 from cmtjax.runs import build
 
@@ -75,8 +78,6 @@ def main(argv: list[str]) -> None:
         program.require(_WARM_UP_DRAWS.value >= 0, "--warm_up_draws", _WARM_UP_DRAWS.value, "at least 0")
         program.require(_NUM_DRAWS.value >= 4, "--num_draws", _NUM_DRAWS.value, "at least 4")
         program.require(_SEED.value >= 0, "--seed", _SEED.value, "at least 0")
-        if _STARTS.value:
-            datasets.open_data_set(_STARTS.value)
         stored = _stored()
         if stored is not None and stored.is_finished:
             _check_molecule(stored)
@@ -114,6 +115,7 @@ def _temperatures() -> list[float]:
     except ValueError:
         values = []
     is_legal = bool(values) and values[0] > 0 and all(a < b for a, b in itertools.pairwise(values))
+    is_legal = is_legal and math.isfinite(values[-1])
     program.require(is_legal, "--temperatures", ",".join(_TEMPERATURES.value), "positive numbers in ascending order")
     return values
 
@@ -134,8 +136,8 @@ def _device_settings(temperatures: list[float]) -> dict[str, Any]:
 
 def _openmm_settings(temperatures: list[float]) -> dict[str, Any]:
     program.require(_STEPS_PER_DRAW.value >= 1, "--steps_per_draw", _STEPS_PER_DRAW.value, "at least 1")
-    program.require(_TIME_STEP.value >= 0, "--time_step_fs", _TIME_STEP.value, "at least 0")
-    program.require(_FRICTION.value > 0, "--friction_per_ps", _FRICTION.value, "positive")
+    program.require(0 <= _TIME_STEP.value < math.inf, "--time_step_fs", _TIME_STEP.value, "at least 0 and finite")
+    program.require(0 < _FRICTION.value < math.inf, "--friction_per_ps", _FRICTION.value, "positive and finite")
     program.require(_NUM_WORKERS.value >= 0, "--num_workers", _NUM_WORKERS.value, "at least 0")
     platforms = ("", *PLATFORM_NAMES)
     program.require(_PLATFORM.value in platforms, "--platform", _PLATFORM.value, f"one of {platforms}")
@@ -183,10 +185,16 @@ def _open(
         print(f"resuming {stored.path} after {stored.num_draws:,} draws of each chain", flush=True)
         return writer, molecules.load(stored.molecule_directory)
     molecule = _molecule()
+    if _STARTS.value:
+        # Before the directory is made: a mistake must not bind it to settings that cannot run.
+        simulation.points_of_data(internal_coordinates(molecule), _NUM_CHAINS.value, _STARTS.value)
     return datasets.create_data_set(_DATA.value, molecule, metadata), molecule
 
 
 def _molecule() -> molecules.Molecule:
+    given = {"--molecule": _MOLECULE.value, "--sequence": _SEQUENCE.value, "--pdb_file": _PDB_FILE.value}
+    num_given = sum(bool(value) for value in given.values())
+    program.require(num_given == 1, "exactly one", given, f"given of {', '.join(given)}")
     return build.build_molecule(
         {
             "name": _MOLECULE.value,

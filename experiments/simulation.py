@@ -60,20 +60,29 @@ def starting_points(
     """
     coordinates = internal_coordinates(molecule)
     if data_path:
-        data = datasets.open_data_set(data_path)
-        if data.coordinates.z_matrix.atom_names != coordinates.z_matrix.atom_names or data.num_samples == 0:
-            raise ValueError(f"--starts must be a data set of this molecule with samples, got {data_path}.")
-        positions_nm = data.coordinates.to_physical(jnp.asarray(data.u().reshape(-1, data.num_dims)[-num_points:]))[0]
-        u = np.asarray(coordinates.from_physical(positions_nm)[0])
-        # A chain outside, such as a frame of the wrong hand, would be reflected in each move, rejected, and stay there.
-        u = u[np.all((u >= 0) & (u <= 1), axis=1)]
-        if len(u) == 0:
-            raise ValueError(f"--starts must end with draws inside the box of coordinates, got {data_path}.")
-        return jnp.asarray(np.resize(u, (num_points, u.shape[1])))
+        return jnp.asarray(points_of_data(coordinates, num_points, data_path))
     is_spread = np.zeros(target.domain.num_dims, bool)
     is_spread[coordinates.domain.groups == coordinates.domain.TORSIONS] = rotatable_rows(molecule)
     minimum = coordinates.from_physical(jnp.asarray(molecule.positions_nm, jnp.float32))[0]
     return jax.jit(lambda key: mcmc.spread_starts(target, key, minimum, is_spread, num_points))(key)
+
+
+def points_of_data(coordinates: InternalCoordinates, num_points: int, data_path: str) -> np.ndarray:
+    """The last draws of a data set inside the box, (num_points, d), again and again if they are too few.
+
+    Raises:
+      ValueError: if the data set is of another molecule, or none of its last draws is inside the box.
+    """
+    data = datasets.open_data_set(data_path)
+    if data.coordinates.z_matrix.atom_names != coordinates.z_matrix.atom_names or data.num_samples == 0:
+        raise ValueError(f"--starts must be a data set of this molecule with samples, got {data_path}.")
+    positions_nm = data.coordinates.to_physical(jnp.asarray(data.u().reshape(-1, data.num_dims)[-num_points:]))[0]
+    u = np.asarray(coordinates.from_physical(positions_nm)[0])
+    # A chain outside, such as a frame of the wrong hand, would be reflected in each move, rejected, and stay there.
+    u = u[np.all((u >= 0) & (u <= 1), axis=1)]
+    if len(u) == 0:
+        raise ValueError(f"--starts must end with draws inside the box of coordinates, got {data_path}.")
+    return np.resize(u, (num_points, u.shape[1]))
 
 
 def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:

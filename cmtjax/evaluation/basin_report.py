@@ -37,12 +37,14 @@ class BasinWeight(NamedTuple):
 
     @property
     def is_core_the_matter(self) -> bool:
-        """Whether the whole basin is found but its core is not."""
+        """Whether the core is worse off than the whole basin: lost where that is not, or wrong where that is found."""
+        if self.core_status == "lost":
+            return self.status != "lost"
         return self.status == "found" != self.core_status
 
     @property
     def overall_status(self) -> str:
-        """The status; that of the core where the whole basin is found."""
+        """The status; that of the core where it is the matter."""
         return self.core_status if self.is_core_the_matter else self.status
 
 
@@ -137,7 +139,7 @@ def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
 
     Returns:
       Such as "all 5 basins found" or "basin 4 of 5 at (55°, −110°), weight (0.150 ± 0.004) %, is lost: plain samples
-      have (0.003 ± 0.001) %"; "the core of basin 4 of 5 at …" where the whole basin is found but its core is not.
+      have (0.003 ± 0.001) %"; "the core of basin 4 of 5 at …" where that is the matter.
     """
     total = len(reports)
     wrong = []

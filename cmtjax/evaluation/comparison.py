@@ -84,7 +84,7 @@ def compare(
     num_transport_samples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compares samples of a model with the truth (CMT, D.3.2), each number with a standard error and a noise floor.
+    """Compares samples of a model with the truth (CMT, D.3.2), with standard errors and noise floors as listed.
 
     Names end in nothing for plain samples, ``_reweighted`` for importance weights whose top fraction is clipped as
     published, ``_reweighted_raw`` for unclipped ones; then ``_standard_error`` where there is one. With several pairs

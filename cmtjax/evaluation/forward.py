@@ -19,11 +19,11 @@ def forward_metrics(
     """NLL, EUBO and forward KL divergence over samples of the target (CMT, D.3.1), under flat names.
 
     Frames outside the flow's box have no density of their own: by this package's convention (``Sampler.log_prob``),
-    as in the public TA-BG code, log q is then that of the nearest point of the box. They are part of the means, and
-    their share and the means without them stand beside.
+    as in the public TA-BG code, log q_u is then that of the nearest point of the box, the volume factor that of the
+    frame itself. They are part of the means, and their share and the means without them stand beside.
 
     Args:
-      log_q: (draws, chains) log density of the model at the truth's samples, on clipped points outside the box.
+      log_q: (draws, chains) log density of the model at the truth's samples; log q_u is that of clipped points.
       log_p: (draws, chains) unnormalized log density of the target there, in the same measure; NaN for failed ones.
       in_domain: (draws, chains) whether a frame lies in the box.
       log_z: log of the target's normalizer, which turns EUBO into the divergence.

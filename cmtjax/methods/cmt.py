@@ -112,7 +112,8 @@ class CMTInfo(NamedTuple):
       log_z: log Z of the target from the buffer, unclipped.
       log_z_standard_error: of log_z.
       entropy: H(q_i) from the buffer, nats, with respect to the physical measure.
-      training_loss: self-normalized weighted −log q_u over the last pass of the fit.
+      training_loss: self-normalized weighted −log q_u over the last pass of the fit. Where the optimizer keeps an
+        average, that is the fitted flow: then its loss on as many trained points as there are held out.
       held_out_loss: the same for the fitted flow on the held-out share; NaN without one.
       gradient_norm: mean over the fit, before clipping.
       num_failed: samples whose log p̃ is NaN.
@@ -240,6 +241,10 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
         path = annealing.advance_path(state.path, dual.trust_region_multiplier, dual.entropy_multiplier)
         path, next_dual = select(usable, (path, dual), (state.path, state.dual))
 
+        training_loss, held_out_loss = fit.training_loss, _held_out_loss(params, buffer, training_weights)
+        if iterate is not None and split < config.buffer_size:
+            training_loss = _trained_loss(params, buffer, training_weights)
+
         entropy = _mean_where(-buffer.log_q, ~jnp.isnan(buffer.log_p))
         kl_reached, entropy_reached = _step_reached(params, state.params, diagnostic_key)
         target_weights = buffer.log_p - buffer.log_q
@@ -260,8 +265,8 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
             log_z=log_z,
             log_z_standard_error=log_z_standard_error,
             entropy=entropy,
-            training_loss=fit.training_loss,
-            held_out_loss=_held_out_loss(params, buffer, training_weights),
+            training_loss=training_loss,
+            held_out_loss=held_out_loss,
             gradient_norm=fit.gradient_norm,
             num_failed=jnp.sum(jnp.isnan(buffer.log_p)).astype(jnp.int32),
             num_skipped_updates=fit.num_skipped_updates,
@@ -282,6 +287,11 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
         if split == config.buffer_size:
             return jnp.full((), jnp.nan)
         _, sums = batch_sums(flow, params, buffer.u[split:], log_weights[split:])
+        return sums.weighted_loss / sums.weight
+
+    def _trained_loss(params: Params, buffer: Buffer, log_weights: Array) -> Array:
+        num_points = min(config.buffer_size - config.num_training_samples, config.num_training_samples)
+        _, sums = batch_sums(flow, params, buffer.u[:num_points], log_weights[:num_points])
         return sums.weighted_loss / sums.weight
 
     return Method(init, update, config.buffer_size, config.num_gradient_steps)

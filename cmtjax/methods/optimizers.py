@@ -140,7 +140,8 @@ def _clip(max_gradient_norm: float | None) -> optax.GradientTransformation:
 
 
 def _cosine(peak: float, num_steps: int, warmup_steps: int, end: float, constant_share: float) -> optax.Schedule:
-    num_constant = round(constant_share * (num_steps - warmup_steps))
+    num_falling = max(num_steps - warmup_steps - round(constant_share * (num_steps - warmup_steps)), 1)
+    num_constant = num_steps - warmup_steps - num_falling
     cosine = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else peak,
         peak_value=peak,
@@ -165,10 +166,10 @@ def _check(
     constant_share: float,
 ) -> None:
     for name, value, legal in (
-        ("learning_rate", learning_rate, learning_rate > 0.0),
+        ("learning_rate", learning_rate, 0.0 < learning_rate < float("inf")),
         ("num_steps", num_steps, num_steps >= 1),
         ("warmup_steps", warmup_steps, 0 <= warmup_steps < num_steps),
-        ("weight_decay", weight_decay, weight_decay >= 0.0),
+        ("weight_decay", weight_decay, 0.0 <= weight_decay < float("inf")),
         ("max_gradient_norm", max_gradient_norm, max_gradient_norm is None or max_gradient_norm > 0.0),
         ("final_learning_rate", final_learning_rate, 0.0 <= final_learning_rate <= learning_rate),
         ("constant_share", constant_share, 0.0 <= constant_share < 1.0),

@@ -28,7 +28,7 @@ def build_molecule(section: Mapping[str, Any]) -> Any:
 
     Args:
       section: exactly one of ``name`` (a published molecule), ``sequence`` and ``pdb`` is not empty; the last two need
-        a ``force_field``.
+        a ``force_field``, the first has its own.
 
     Raises:
       ValueError: for anything else, or an unknown name, sequence or force field.
@@ -40,7 +40,13 @@ def build_molecule(section: Mapping[str, Any]) -> Any:
     if len(given) != 1:
         raise ValueError(f"molecule must set exactly one of name, sequence and pdb, got {dict(section)}.")
     if given == ["name"]:
-        return molecules.published(section["name"])
+        molecule = molecules.published(section["name"])
+        if section["force_field"] not in ("", molecule.force_field):
+            raise ValueError(
+                f"force_field must be empty or {molecule.force_field!r} with the published {molecule.name}, got "
+                f"{section['force_field']!r}; another one goes with sequence or pdb."
+            )
+        return molecule
     build = molecules.peptide if given == ["sequence"] else molecules.from_pdb
     return build(section[given[0]], force_field=section["force_field"])
 
@@ -56,7 +62,7 @@ def build_optimizer(section: Mapping[str, Any], num_steps: int) -> optax.Gradien
     Raises:
       ValueError: if its name is unknown, a number is out of range, or one is set that it does not use.
     """
-    settings = _inf_is_none(section)
+    settings = _inf_is_none(section, "max_gradient_norm")
     name = settings.pop("name")
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer.name must be one of {OPTIMIZERS}, got {name!r}.")
@@ -73,9 +79,9 @@ def build_optimizer(section: Mapping[str, Any], num_steps: int) -> optax.Gradien
     return average_parameters(optimizer, decay) if decay else optimizer
 
 
-def _inf_is_none(section: Mapping[str, Any]) -> dict[str, Any]:
+def _inf_is_none(section: Mapping[str, Any], *bounds: str) -> dict[str, Any]:
     """Bounds are switched off by inf in a configuration, whose numbers cannot be None on the command line."""
-    return {name: None if value == float("inf") else value for name, value in section.items()}
+    return {name: None if name in bounds and value == float("inf") else value for name, value in section.items()}
 
 
 def build_method(config: Mapping[str, Any], target: Target, flow: Flow) -> Method:
@@ -118,6 +124,6 @@ def _method_settings(config: Mapping[str, Any]) -> tuple[CMTConfig, optax.Gradie
         raise ValueError(f"method has unknown keys {unknown}; known are {sorted(known)}.")
     if config["num_annealing_steps"] < 1:
         raise ValueError(f"num_annealing_steps must be at least 1, got {config['num_annealing_steps']!r}.")
-    settings = CMTConfig(**_inf_is_none(section))
+    settings = CMTConfig(**_inf_is_none(section, "trust_region_bound", "entropy_bound"))
     num_steps = config["num_annealing_steps"] * settings.num_gradient_steps
     return settings, build_optimizer(config["optimizer"], num_steps)

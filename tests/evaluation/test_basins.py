@@ -168,6 +168,36 @@ def test_weight_beside_the_core_does_not_count_as_found(truth, basins):
         assert report.truth.core_weight / report.truth.weight == pytest.approx(1 - np.exp(-2), abs=0.12)
 
 
+@pytest.mark.parametrize(
+    ("whole", "core", "overall"),
+    [
+        ("found", "found", "found"),
+        ("found", "underweighted", "underweighted"),
+        ("underweighted", "found", "underweighted"),
+        # However much or little lies around a core, if that is lost the basin is.
+        ("overweighted", "lost", "lost"),
+        ("underweighted", "lost", "lost"),
+        ("undecided", "lost", "lost"),
+        ("lost", "found", "lost"),
+        ("overweighted", "underweighted", "overweighted"),
+    ],
+)
+def test_the_worse_of_basin_and_core(whole, core, overall):
+    weight = BasinWeight(0.1, 0.01, 0.1, 0.01, whole, core)
+    assert weight.overall_status == overall
+    assert weight.is_core_the_matter == (overall == core != whole)
+
+
+@pytest.mark.parametrize(("share", "whole"), [(3.0, "overweighted"), (0.3, "underweighted")])
+def test_a_core_is_lost_whatever_lies_around_it(truth, basins, share, whole):
+    samples = mixture(200_000, 22, [*MODES[:4], (MODES[4][0] * share, (80.0, 90.0), MODES[4][2])])[:, None]
+    histogram = ramachandran_block_histogram(samples, None, independent_blocks(len(samples)))
+    reports = basin_report(basins, truth, {"plain": histogram})
+    assert (reports[4].model["plain"].status, reports[4].model["plain"].core_status) == (whole, "lost")
+    assert "the core of basin 5 of 5 at (" in basin_verdict(reports, "plain")
+    assert basin_summary([reports], ["plain"])["num_basins_lost"] == 1
+
+
 def test_a_basin_is_not_lost_where_one_weight_is_all(truth, basins):
     samples = mixture(100_000, 20)[:, None]
     weights = np.full(len(samples), 1e-12)

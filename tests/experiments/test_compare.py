@@ -174,6 +174,17 @@ def test_unfinished_runs_and_equal_seeds_are_told(tmp_path, experiments):
     assert "not all seeds differ ([0, 0])" in remarks
 
 
+def test_other_truths_and_those_that_have_not_mixed_are_told(tmp_path, experiments):
+    _, run_groups = experiments
+    truths = [{"evaluation_data": "x", "evaluation_data_mixed": mixed} for mixed in (True, False)]
+    truths[1]["evaluation_data"] = "y"
+    paths = [make_run(tmp_path / f"{seed}", {"ess": 0.6, **truths[seed]}, seed=seed) for seed in (0, 1)]
+    *sentences, _ = run_groups.remarks(run_groups.group_runs(run_groups.open_run_directories(paths)))
+    assert len(sentences) == 2
+    assert "compared with different truths, x, y" in sentences[0]
+    assert sentences[1].startswith(f"{tmp_path / '1'}: not known to be mixed")
+
+
 def test_what_is_no_run_is_refused(tmp_path, experiments):
     _, run_groups = experiments
     with pytest.raises(ValueError, match="at least one run directory"):
@@ -259,6 +270,8 @@ def test_simulation_must_fit_the_runs(tmp_path, experiments, data_sets, molecule
     simulated, truth_path, u, _ = data_sets
     with pytest.raises(ValueError, match="of the finished runs, at their temperature, got 'alanine_dipeptide'"):
         baseline.rows(simulated, truth_path, [])
+    with pytest.raises(ValueError, match="baseline must be another data set than the truth"):
+        baseline.rows(truth_path, truth_path, [])
     uncounted = make_data_set(tmp_path / "uncounted", molecule, u[:2], None, None)
     with pytest.raises(ValueError, match="count its evaluations, it lacks"):
         baseline.affordable_draws(datasets.open_data_set(uncounted), 100.0)
@@ -279,7 +292,7 @@ def test_program_writes_tables_and_figures(tmp_path, data_sets):
         make_run(tmp_path / "b", {"ess": 0.66}, seed=1),
         make_run(tmp_path / "c", {"ess": 0.5}, method__buffer_size=2000, plots=plots),
         make_run(tmp_path / "d", None, num_steps=2, seed=3),
-        make_run(tmp_path / "e", {"ess": 0.4}, num_steps=3, temperature_kelvin=350.0),
+        make_run(tmp_path / "e", {"ess": 0.4}, num_steps=3, plots=plots, temperature_kelvin=350.0),
     ]
     output = tmp_path / "new" / "comparison"
     result = run_program(
@@ -304,10 +317,11 @@ def test_program_writes_tables_and_figures(tmp_path, data_sets):
     assert (lines[0]["num_runs"], lines[0]["eubo_num_runs"], lines[0]["my_metric"]) == ("2", "1", "")
     assert {line["detail"] for line in lines[5:]} >= {"published: CMT, Tables 1, 2, 3, 5", "published: TA-BG, Table 1"}
     assert r"\toprule" in (output / "comparison.tex").read_text()
-    for name in ("curves", "cost", "ramachandran"):
-        assert imread(output / f"{name}_alanine_dipeptide.png").std() > 0.01
-    assert imread(output / "step_ess.png").std() > 0.01
-    assert len(list(output.iterdir())) == 7  # no leftovers
+    # Free energies of two temperatures have a figure each.
+    plots = [f"ramachandran_alanine_dipeptide_at_{temperature}_K" for temperature in (300, 350)]
+    for name in ("curves_alanine_dipeptide", "cost_alanine_dipeptide", *plots, "step_ess"):
+        assert imread(output / f"{name}.png").std() > 0.01
+    assert len(list(output.iterdir())) == 8  # no leftovers
 
 
 def test_program_refuses_in_one_line(tmp_path):

@@ -98,6 +98,8 @@ def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
         ({"name": "sgd"}, "optimizer.name must be one of"),
         ({"name": "muon", "weight_decay": 1e-5}, "weight_decay must be 0 with Muon"),
         ({"name": "muon", "matrix_learning_rate": -1.0}, "matrix_learning_rate must be positive"),
+        ({"learning_rate": math.inf}, "learning_rate is out of range, got inf"),
+        ({"average_decay": math.inf}, r"optimizer.average_decay must be in"),
         ({"average_decay": 1.0}, r"optimizer.average_decay must be in \[0, 1\), got 1.0"),
     ],
 )

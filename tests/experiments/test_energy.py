@@ -55,6 +55,15 @@ def test_auto_falls_back_to_the_pool_says_why_and_keeps_to_it(tmp_path, open_ene
             assert (energy.backend, "first start" in energy.description) == ("openmm", True)
 
 
+def test_the_platform_is_that_of_the_first_start(tmp_path, open_energy):
+    molecule = unsupported()
+    with runs.open_run(tmp_path / "run", config("openmm")) as run:
+        run.update_environment({"openmm_platform": "Reference"})
+        message = "platform must be 'Reference', as at the first start, or empty; got 'CPU'"
+        with pytest.raises(ValueError, match=message), open_energy([run], molecule):
+            pass
+
+
 def test_amber_refuses_what_it_does_not_understand(tmp_path, open_energy):
     with (
         runs.open_run(tmp_path / "run", config("amber")) as run,

@@ -74,12 +74,15 @@ def test_killed_runs_end_like_uninterrupted_ones(finished, programs, tmp_path):
     # A second start has nothing to do; one that was killed in the evaluation makes up for what is missing.
     assert programs.train(workdir, **CHANGES).stdout.count("is finished; nothing to do") == 2
     (workdir / "seed_4" / "summary.json").unlink()
+    plots = workdir / "seed_4" / "ramachandran.npz"  # as of an evaluation of an earlier checkpoint
+    plots.touch()
     result = programs.train(workdir, **CHANGES)
     assert result.returncode == 0, result.stderr
     assert f"evaluating {workdir / 'seed_3'}: done before." in result.stdout
     assert json.loads((workdir / "seed_4" / "summary.json").read_text()) == json.loads(
         (expected / "seed_4" / "summary.json").read_text()
     )
+    assert not plots.exists()
 
 
 def test_one_and_several_do_not_mix(finished, programs):

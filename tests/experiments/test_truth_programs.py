@@ -274,9 +274,17 @@ def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
     result = programs.run("experiments/simulate.py", "--molecule=alanine_tetrapeptide", f"--data={data[0]}")
     assert result.returncode == 2
     assert "is of alanine_dipeptide in amber96-obc1" in result.stderr
-    for flag, text in (("--platform=CUDA", "one of"), (f"--starts={tmp_path / 'none'}", "does not exist")):
+    starts = f"--starts={data[0]}"
+    for molecule, flag, text in (
+        ("alanine_dipeptide", "--platform=CUDA", "one of"),
+        ("alanine_dipeptide", f"--starts={tmp_path / 'none'}", "does not exist"),
+        ("alanine_tetrapeptide", starts, "--starts must be a data set of this molecule"),
+        ("alanine_dipeptide", "--temperatures=300,inf", "positive numbers in ascending order"),
+        ("alanine_dipeptide", "--force_field=amber99sbildn-obc2", "force_field must be empty or 'amber96-obc1'"),
+        ("", starts, "exactly one must be given of --molecule, --sequence, --pdb_file"),
+    ):
         result = programs.run(
-            "experiments/simulate.py", "--engine=openmm", "--molecule=alanine_dipeptide", f"--data={tmp_path}/x", flag
+            "experiments/simulate.py", "--engine=openmm", f"--molecule={molecule}", f"--data={tmp_path}/x", flag
         )
         assert result.returncode == 2
         assert text in result.stderr

@@ -112,6 +112,17 @@ def test_optimizer_adds_decay_after_clipping_and_follows_the_cosine():
     assert rates[9 + 44] == pytest.approx(0.05, rel=0.05)
 
 
+def test_a_constant_share_of_nearly_one_leaves_a_step_to_fall():
+    optimizer = adam_with_cosine(learning_rate=0.1, num_steps=20, warmup_steps=10, constant_share=0.97)
+    state, rates = optimizer.init({"w": jnp.zeros(())}), []
+    for _ in range(21):
+        update, state = optimizer.update({"w": jnp.ones(())}, state, {"w": jnp.zeros(())})
+        rates.append(-float(update["w"]))
+    # Adam's epsilon and its bias corrections in float32.
+    np.testing.assert_allclose(rates[10:20], 0.1, rtol=1e-4)
+    assert rates[20] == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("warmup_steps", [0, 20])
 def test_the_rate_keeps_its_peak_for_the_constant_share(warmup_steps):
     options = {"learning_rate": 0.1, "warmup_steps": warmup_steps, "final_learning_rate": 0.01}
@@ -189,6 +200,7 @@ def test_muon_refuses_a_rate_out_of_range():
     ("name", "value"),
     [
         ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
         ("warmup_steps", 10),
         ("weight_decay", -1.0),
         ("max_gradient_norm", 0.0),

@@ -138,10 +138,12 @@ def test_missing_config_flag(command):
     assert (result.returncode, result.stderr) == (2, "error: --config.seed needs --config=FILE before it\n")
 
 
-def test_debug_shows_the_traceback(command):
-    result = _run(command("--action=wrong", "--debug"))
+@pytest.mark.parametrize("flag", ["--debug", "-debug=true"])
+def test_debug_shows_the_traceback(command, flag):
+    result = _run(command("--action=wrong", flag))
     assert "Traceback" in result.stderr
     assert "in require" in result.stderr
+    assert "Traceback" not in _run(command("--action=wrong", "--nodebug")).stderr
 
 
 def test_bugs_keep_their_traceback(command):
