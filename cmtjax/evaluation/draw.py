@@ -75,8 +75,8 @@ def host_sample_batches(
 
     def batches() -> Iterator[HostSamples]:
         for batch in range(first_batch, num_batches):
-            u, log_q, log_p = jax.device_get(draw(params, jax.random.fold_in(key, batch)))
-            yield HostSamples(u, log_q.astype(np.float64), log_p.astype(np.float64))
+            buffer = jax.device_get(draw(params, jax.random.fold_in(key, batch)))
+            yield HostSamples(buffer.u, buffer.log_q.astype(np.float64), buffer.log_p.astype(np.float64))
 
     return batches()
 

@@ -14,15 +14,17 @@ from cmtjax.targets.target import Target
 
 
 class Buffer(NamedTuple):
-    """Samples of a flow; the densities are those of physical points.
+    """Samples of a flow; the densities are those of physical points but for ``log_q_u``.
 
     Attributes:
       u: (n, d) points on the box.
+      log_q_u: (n,) log density of the flow on the box.
       log_q: (n,) log density of the flow.
       log_p: (n,) unnormalized log density of the target; NaN marks a failed evaluation.
     """
 
     u: Float[Array, "n d"]
+    log_q_u: Float[Array, " n"]
     log_q: Float[Array, " n"]
     log_p: Float[Array, " n"]
 
@@ -44,7 +46,7 @@ def draw_buffer(
     def chunk(key: PRNGKeyArray, size: int) -> Buffer:
         u, log_q_u = flow.sample_and_log_prob(params, key, size)
         x, log_det = target.to_physical(u)
-        return Buffer(u, log_q_u - log_det, target.log_prob(x))
+        return Buffer(u, log_q_u, log_q_u - log_det, target.log_prob(x))
 
     return in_chunks(chunk, key, num_samples, chunk_size)
 

@@ -35,35 +35,70 @@ class BatchSums(NamedTuple):
     weighted_loss: Float[Array, ""]
 
 
+#: Where the control variate is biased: no point takes away more than the gradient of so many average points.
+MAX_DENSITY_RATIO = 20.0
+
+
 def batch_sums(
-    flow: Flow, params: Params, u: Float[Array, "n d"], log_weights: Float[Array, " n"]
+    flow: Flow,
+    params: Params,
+    u: Float[Array, "n d"],
+    log_weights: Float[Array, " n"],
+    log_q: Float[Array, " n"] | None = None,
+    control_variate: float = 1.0,
 ) -> tuple[Float[Array, ""], BatchSums]:
     """The loss of ``weighted_forward_kl_loss`` with the sums that a self-normalized mean needs."""
     chex.assert_rank([u, log_weights], [2, 1])
     chex.assert_equal_shape_prefix([u, log_weights], 1)
+    log_prob = flow.log_prob(params, u)
     weights = jnp.exp(log_weights)
-    losses = jnp.where(weights > 0.0, -weights * flow.log_prob(params, u), 0.0)
-    return jnp.mean(losses), BatchSums(jnp.sum(weights), jax.lax.stop_gradient(jnp.sum(losses)))
+    losses = jnp.where(weights > 0.0, -weights * log_prob, 0.0)
+    sums = BatchSums(jnp.sum(weights), jax.lax.stop_gradient(jnp.sum(losses)))
+    if log_q is not None:
+        chex.assert_equal_shape([log_weights, log_q])
+        # The gradient of q_θ/q, but for the cap.
+        log_ratio = jnp.minimum(jax.lax.stop_gradient(log_prob) - log_q, math.log(MAX_DENSITY_RATIO))
+        losses = losses + control_variate * jnp.exp(log_ratio) * log_prob
+    return jnp.mean(losses), sums
 
 
 def weighted_forward_kl_loss(
-    flow: Flow, params: Params, u: Float[Array, "n d"], log_weights: Float[Array, " n"]
+    flow: Flow,
+    params: Params,
+    u: Float[Array, "n d"],
+    log_weights: Float[Array, " n"],
+    log_q: Float[Array, " n"] | None = None,
+    control_variate: float = 1.0,
 ) -> Float[Array, ""]:
     """−(1/B) Σ w_n log q_u(u_n), the loss of every flow fit in this package ([CMT] Algorithm 2).
 
     Up to a constant, and with the weights of the next density against the buffer's, this is KL(q_{i+1} ‖ q_θ). The
     log-determinant to physical positions does not depend on θ and is left out.
 
+    With ``log_q``, the density that the points were drawn from, the gradient has a control variate. As q_θ is
+    normalized, the mean of (q_θ/q_i) ∇ log q_θ over points of q_i is zero; so, for any c,
+
+        −(1/B) Σ (w_n − c r_n) ∇ log q_θ(u_n),  r_n = q_θ(u_n) / q_i(u_n),
+
+    has the same mean. With c = 1 it vanishes point by point where q_θ is the density that the weights stand for; it is
+    the gradient of the KL divergence of unnormalized densities, w log(w/r) − w + r. Then nothing but chance tells of
+    density that the flow puts where the buffer has no points: losing a small share δ of its mass there costs δ²/2
+    nats instead of δ. With c < 1 it costs (1 − c) δ, for (1 − c)² of the noise of plain maximum likelihood. The loss
+    has that gradient but not that value. A ratio above ``MAX_DENSITY_RATIO`` counts as that.
+
     Args:
       flow: the flow.
       params: its parameters.
       u: (n, d) points on the box.
-      log_weights: (n,) log-weights with mean weight one over the buffer; −inf leaves a point out.
+      log_weights: (n,) log-weights with mean weight one over the buffer; −inf leaves a point out (with ``log_q``: asks
+        for no density there).
+      log_q: (n,) log density on the box, normalized, of which the points are samples; None for no control variate.
+      control_variate: c, from 0 to 1.
 
     Returns:
       () the loss.
     """
-    return batch_sums(flow, params, u, log_weights)[0]
+    return batch_sums(flow, params, u, log_weights, log_q, control_variate)[0]
 
 
 def minibatch_indices(
@@ -91,6 +126,8 @@ def fit_flow(
     *,
     batch_size: int,
     num_steps: int,
+    log_q: Float[Array, " n"] | None = None,
+    control_variate: float = 1.0,
 ) -> tuple[Params, optax.OptState, FitInfo]:
     """``num_steps`` gradient steps of ``weighted_forward_kl_loss`` as one ``lax.scan``.
 
@@ -106,6 +143,8 @@ def fit_flow(
       log_weights: (n,) their log-weights, mean weight one.
       batch_size: points of a mini-batch, at most n.
       num_steps: gradient steps.
+      log_q: (n,) log density on the box that the points were drawn from, for the control variate; None for none.
+      control_variate: its factor c, from 0 to 1, see ``weighted_forward_kl_loss``.
 
     Returns:
       Parameters, optimizer state and ``FitInfo``.
@@ -124,8 +163,10 @@ def fit_flow(
         carry: tuple[Params, optax.OptState], batch: Int[Array, " batch_size"]
     ) -> tuple[tuple[Params, optax.OptState], tuple[BatchSums, Array]]:
         params, optimizer_state = carry
-        loss = jax.grad(lambda p: batch_sums(flow, p, u[batch], log_weights[batch]), has_aux=True)
-        gradient, sums = loss(params)
+        log_q_batch = None if log_q is None else log_q[batch]
+        gradient, sums = jax.grad(
+            lambda p: batch_sums(flow, p, u[batch], log_weights[batch], log_q_batch, control_variate), has_aux=True
+        )(params)
         norm = optax.tree.norm(gradient)
 
         def apply(params: Params, optimizer_state: optax.OptState) -> tuple[Params, optax.OptState]:

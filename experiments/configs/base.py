@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
     config.method.trust_region_bound = 0.3  # ε_tr in nats; inf: off
     config.method.entropy_bound = 0.8  # ε_ent in nats; inf: off
     config.method.weight_clip_fraction = 0.0  # share of the largest training weights that is clipped
+    config.method.control_variate = 0.0  # from 0 (as published) to 1: less noise in the gradient of the fit
     config.method.held_out_fraction = 0.02  # share of the buffer that only measures overfitting
     config.method.chunk_size = 10_000  # samples at a time
     config.method.num_diagnostic_samples = 10_000  # of the fitted flow, without energies

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cmtjax.annealing.dual import NO_FINITE_SAMPLES
@@ -199,6 +200,20 @@ def test_overfitting_a_small_buffer_shows_in_the_held_out_loss():
     assert info.held_out_loss > info.training_loss + 1.0
 
 
+def test_control_variate_takes_the_noise_from_a_flow_that_is_the_target():
+    """The target is the flow's base: all weights are one, and so are all density ratios."""
+    target = from_log_prob(lambda x: -2.0 * jnp.sum(x**2), -np.ones(3), np.ones(3))
+    norms = {}
+    for control_variate in (0.0, 1.0):
+        # A rate of zero: Adam would walk away on rounding errors.
+        method = _small(target, control_variate=control_variate, optimizer=optax.sgd(0.0), **UNBOUNDED)
+        _, info = jax.jit(method.update)(method.init(jax.random.key(0)))
+        np.testing.assert_allclose(info.ess_target_raw, 1.0, atol=1e-5)
+        norms[control_variate] = float(info.gradient_norm)
+    # Float32: weights and ratios are one to some 1e-6.
+    assert norms[1.0] < 1e-4 * norms[0.0]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -207,6 +222,7 @@ def test_overfitting_a_small_buffer_shows_in_the_held_out_loss():
         ({"trust_region_bound": 0.0}, "trust_region_bound"),
         ({"entropy_bound": -1.0}, "entropy_bound"),
         ({"weight_clip_fraction": 1.0}, "weight_clip_fraction"),
+        ({"control_variate": 1.5}, "control_variate"),
         ({"held_out_fraction": -0.1}, "held_out_fraction"),
     ],
 )
