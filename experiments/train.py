@@ -23,7 +23,7 @@ import report
 from absl import flags
 
 import cmtjax
-from cmtjax import annealing, methods, molecules, runs, targets
+from cmtjax import methods, molecules, runs, targets
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 from cmtjax.runs.directory import seed_directories
@@ -36,8 +36,6 @@ _WORKDIR = flags.DEFINE_string(
 # What no training depends on. The energy's back end and OpenMM platform of the first start are kept in
 # environment.json.
 _CHANGEABLE = ("energy.num_workers", "energy.platform", "evaluation.*")
-# A held-out loss this many nats above the training loss, with noise allowed for, says that the buffer is overfitted.
-_OVERFITTING_NATS = 1.0
 
 
 def main(argv: list[str]) -> None:
@@ -112,7 +110,9 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
             _record(run, step, run_state, row, method, seconds)
         progress.report(_shown(rows))
         for run, row in zip(run_list, rows, strict=True):
-            _warn(row, f"step {step}" + (f" of {run.path.name}" if num_runs > 1 else ""))
+            where = f"step {step}" + (f" of {run.path.name}" if num_runs > 1 else "")
+            for problem in methods.describe_problems(row):
+                print(f"warning: {where}: {problem}", flush=True)
     coordinates = internal_coordinates(molecule)
     for run, run_state, (_, evaluation_key) in zip(run_list, _unstack(state, num_runs), keys, strict=True):
         if num_runs > 1:
@@ -174,21 +174,6 @@ def _shown(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     if len(rows) > 1:
         shown["range"] = np.ptp(values("log_z"))
     return shown | {"loss": mean("training_loss"), "held out": mean("held_out_loss")}
-
-
-def _warn(row: dict[str, float], where: str) -> None:
-    if row["dual_status"]:
-        print(f"warning: {where}: {annealing.describe_status(int(row['dual_status']))}", flush=True)
-    gap = row["held_out_loss"] - row["training_loss"]
-    if np.isfinite(gap) and gap > _OVERFITTING_NATS:
-        print(
-            f"warning: {where}: the held-out loss is {gap:.1f} nats above the training loss: the flow overfits its "
-            "buffer. Use a larger buffer, fewer gradient steps or a smaller learning rate.",
-            flush=True,
-        )
-    for name, what in (("num_failed", "failed energy evaluations"), ("num_skipped_updates", "skipped updates")):
-        if row[name]:
-            print(f"warning: {where}: {int(row[name])} {what}.", flush=True)
 
 
 if __name__ == "__main__":

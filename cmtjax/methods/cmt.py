@@ -33,8 +33,7 @@ class CMTConfig:
         forward KL.
       weight_clip_fraction: the share of the largest training weights that is set to the smallest of them; 0 for none.
       control_variate: how much of the flow's own density is taken off the weights in the gradient of the fit, from 0
-        (as published) to 1: the same mean, less noise (see ``weighted_forward_kl_loss``). At 1, nothing keeps the flow
-        from leaking into places without weight.
+        (weighted maximum likelihood, as published) to 1: less noise (see ``weighted_forward_kl_loss``).
       held_out_fraction: the share of the buffer that is not trained on and only measures overfitting.
       chunk_size: samples drawn and evaluated at a time; bounds the memory of sampling.
       num_diagnostic_samples: fresh samples of the fitted flow (no energies) that measure the KL and the entropy decay

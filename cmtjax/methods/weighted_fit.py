@@ -35,10 +35,6 @@ class BatchSums(NamedTuple):
     weighted_loss: Float[Array, ""]
 
 
-#: Where the control variate is biased: no point takes away more than the gradient of so many average points.
-MAX_DENSITY_RATIO = 20.0
-
-
 def batch_sums(
     flow: Flow,
     params: Params,
@@ -56,9 +52,9 @@ def batch_sums(
     sums = BatchSums(jnp.sum(weights), jax.lax.stop_gradient(jnp.sum(losses)))
     if log_q is not None:
         chex.assert_equal_shape([log_weights, log_q])
-        # The gradient of q_θ/q, but for the cap.
-        log_ratio = jnp.minimum(jax.lax.stop_gradient(log_prob) - log_q, math.log(MAX_DENSITY_RATIO))
-        losses = losses + control_variate * jnp.exp(log_ratio) * log_prob
+        ratios = jnp.exp(jnp.minimum(jax.lax.stop_gradient(log_prob) - log_q, log_weights))
+        pull = weights - control_variate * ratios
+        losses = jnp.where(weights > 0.0, -pull * log_prob, 0.0)
     return jnp.mean(losses), sums
 
 
@@ -75,23 +71,22 @@ def weighted_forward_kl_loss(
     Up to a constant, and with the weights of the next density against the buffer's, this is KL(q_{i+1} ‖ q_θ). The
     log-determinant to physical positions does not depend on θ and is left out.
 
-    With ``log_q``, the density that the points were drawn from, the gradient has a control variate. As q_θ is
-    normalized, the mean of (q_θ/q_i) ∇ log q_θ over points of q_i is zero; so, for any c,
+    With ``log_q``, the density that the points were drawn from, the gradient has a one-sided control variate:
 
-        −(1/B) Σ (w_n − c r_n) ∇ log q_θ(u_n),  r_n = q_θ(u_n) / q_i(u_n),
+        −(1/B) Σ (w_n − c min(w_n, r_n)) ∇ log q_θ(u_n),  r_n = q_θ(u_n) / q_i(u_n).
 
-    has the same mean. With c = 1 it vanishes point by point where q_θ is the density that the weights stand for; it is
-    the gradient of the KL divergence of unnormalized densities, w log(w/r) − w + r. Then nothing but chance tells of
-    density that the flow puts where the buffer has no points: losing a small share δ of its mass there costs δ²/2
-    nats instead of δ. With c < 1 it costs (1 − c) δ, for (1 − c)² of the noise of plain maximum likelihood. The loss
-    has that gradient but not that value. A ratio above ``MAX_DENSITY_RATIO`` counts as that.
+    As q_θ is normalized, the mean of (q_θ/q_i) ∇ log q_θ over points of q_i is zero, so to take off c r_n would not
+    change the mean and would, with c = 1, take all noise from a flow that is the density of the weights; but then
+    points without weight push the flow away from themselves, to where the buffer has no points that could tell of it,
+    and it leaks. Here no point pushes. Over the density of the weights, π = w q_i, with t = r/w = q_θ/π, it is the
+    gradient of the f-divergence (1 − c) KL(π ‖ q_θ) + c ⟨max(0, −log t + t − 1), t < 1⟩, which is zero for q_θ = π
+    alone; its noise there is (1 − c)² of that of maximum likelihood. The loss has that gradient but not that value.
 
     Args:
       flow: the flow.
       params: its parameters.
       u: (n, d) points on the box.
-      log_weights: (n,) log-weights with mean weight one over the buffer; −inf leaves a point out (with ``log_q``: asks
-        for no density there).
+      log_weights: (n,) log-weights with mean weight one over the buffer; −inf leaves a point out.
       log_q: (n,) log density on the box, normalized, of which the points are samples; None for no control variate.
       control_variate: c, from 0 to 1.
 
