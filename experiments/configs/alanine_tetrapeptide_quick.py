@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     published = alanine_tetrapeptide.get_config()
     config.molecule.name = published.molecule.name
     config.evaluation.reference_log_z = published.evaluation.reference_log_z
-    config.method.trust_region_bound = 0.4
-    config.method.entropy_bound = 3.0
-    config.num_annealing_steps = 120
+    config.method.trust_region_bound = 0.6
+    config.method.entropy_bound = 4.5
+    config.num_annealing_steps = 110
     return config
