@@ -18,7 +18,7 @@ def describe_problems(info: Mapping[str, float]) -> list[str]:
     """What to tell the user about one annealing step.
 
     Args:
-      info: the scalars of ``CMTInfo`` by name, as in ``info._asdict()`` or a row of metrics.csv.
+      info: the scalars of ``CMTInfo`` by name, as in ``info._asdict()``, as numbers.
 
     Returns:
       A sentence or two for each problem; empty if there is none.

@@ -79,7 +79,7 @@ def weighted_forward_kl_loss(
     change the mean and would, with c = 1, take all noise from a flow that is the density of the weights; but then
     points without weight push the flow away from themselves, to where the buffer has no points that could tell of it,
     and it leaks. Here no point pushes. Over the density of the weights, π = w q_i, with t = r/w = q_θ/π, it is the
-    gradient of the f-divergence (1 − c) KL(π ‖ q_θ) + c ⟨max(0, −log t + t − 1), t < 1⟩, which is zero for q_θ = π
+    gradient of the f-divergence (1 − c) KL(π ‖ q_θ) + c ⟨−log t + t − 1⟩ over t < 1, which is zero for q_θ = π
     alone; its noise there is (1 − c)² of that of maximum likelihood. The loss has that gradient but not that value.
 
     Args:

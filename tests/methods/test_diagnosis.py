@@ -20,6 +20,7 @@ HEALTHY = dict.fromkeys(CMTInfo._fields, 0.0) | {
         ({"kl": 0.1, "kl_reached": 1.01}, ("moved by 1.01 nats where 0.10", "ELBO")),
         ({"kl_reached": np.inf}, ("moved by inf nats",)),
         ({"kl_reached": np.nan}, ("moved by nan nats",)),
+        ({"kl": np.nan, "kl_reached": 9.0}, ()),  # nothing was asked for
         ({"num_failed": 3}, ("3 failed energy evaluations",)),
         ({"num_skipped_updates": 7}, ("7 skipped updates",)),
         ({"dual_status": 1}, (describe_status(1),)),
