@@ -1,4 +1,4 @@
-"""Alanine tetrapeptide on a small machine: a smaller flow, smaller buffers, larger steps. See docs/results.md."""
+"""Alanine tetrapeptide on a small machine: a smaller flow, smaller buffers, larger steps. How far it gets is open."""
 
 from configs import alanine_dipeptide_quick, alanine_tetrapeptide
 from ml_collections import ConfigDict
