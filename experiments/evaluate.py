@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import energy
 import evaluation_samples
 import numpy as np
 import program
+import truth_sets
 from absl import flags
 
 import cmtjax
@@ -29,7 +30,9 @@ from cmtjax.runs import files
 from cmtjax.units import thermal_energy_kj_mol
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory of train.py.", required=True)
-_DATA = flags.DEFINE_string("data", None, "Data set of simulate.py.", required=True)
+_DATA = flags.DEFINE_list(
+    "data", None, "Data set of simulate.py; several, with commas between them, are taken together.", required=True
+)
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1_000_000, "Samples of the flow; the papers take 10⁷.")
 _NUM_TRANSPORT = flags.DEFINE_integer(
     "num_transport_samples", 10_000, "For the Wasserstein distance on the torus, as in the paper; 0: without it."
@@ -43,13 +46,6 @@ _NUM_WORKERS = flags.DEFINE_integer(
 _CLIP_FRACTION = 1e-4
 #: The entry of the summary that lists what an evaluation has added to it.
 _ADDED_NAMES = "evaluation_names"
-
-
-class _Truth(NamedTuple):
-    """The data set in the coordinates of the run: (draws, chains, …)."""
-
-    u: np.ndarray
-    energy_kj_mol: np.ndarray
 
 
 def main(argv: list[str]) -> None:
@@ -69,23 +65,19 @@ def main(argv: list[str]) -> None:
         run = runs.open_existing(_WORKDIR.value)
         if _NUM_TRANSPORT.value:
             _require_transport()
-        data = datasets.open_data_set(_DATA.value)
-        _check_data(run, data)
+        sets = truth_sets.open_data_sets(_DATA.value, run)
     with contextlib.ExitStack() as stack:
         with program.user_errors():
             energy_fn = None if run.energy_path.exists() else energy.reopen_pool(run, stack, _NUM_WORKERS.value)
             sampler = cmtjax.load_sampler(run.path, energy_fn)
-            truth = _Truth(*evaluation_samples.read_truth(data, sampler.coordinates))
+            truth = truth_sets.read(sets, sampler.coordinates)
             stack.enter_context(contextlib.closing(files.lock(run.path / ".lock")))
-        print(_describe(data), flush=True)
+        for data in sets:
+            print(truth_sets.describe(data), flush=True)
         if not run.is_finished:
             print(f"warning: {run.path} is not finished: this evaluates its newest checkpoint.", flush=True)
-        metrics = evaluate(run, sampler, truth)
-        metrics |= {
-            "evaluation_data": str(data.path),
-            "evaluation_data_mixed": data.metadata.get("diagnostics", {}).get("mixed"),
-            "evaluation_data_engine": data.metadata["engine"],
-        }
+        metrics, basins = evaluate(run, sampler, truth)
+        metrics |= truth_sets.metadata(sets)
         summary = run.read_summary() if (run.path / "summary.json").exists() else {}
         # What an earlier evaluation found against another truth must not stay beside the new numbers.
         kept = {name: value for name, value in summary.items() if name not in summary.get(_ADDED_NAMES, ())}
@@ -93,13 +85,18 @@ def main(argv: list[str]) -> None:
         run.write_summary({**kept, **metrics, _ADDED_NAMES: added}, finished=run.is_finished)
     shutil.rmtree(run.path / evaluation_samples.DIRECTORY, ignore_errors=True)
     _print_table(metrics)
-    if not data.is_finished or metrics["evaluation_data_mixed"] is False:
-        print(f"warning: {_describe(data)}", flush=True)
+    for text in basins:
+        print(text, flush=True)
+    for data in sets:
+        if truth_sets.is_doubtful(data):
+            print(f"warning: {truth_sets.describe(data)}", flush=True)
     print(f"summary: {run.path / 'summary.json'}; figures: {run.figures_directory}", flush=True)
 
 
-def evaluate(run: runs.RunDirectory, sampler: cmtjax.Sampler, truth: _Truth) -> dict[str, Any]:
-    """All metrics under flat names; writes the figures and ``ramachandran.npz``."""
+def evaluate(
+    run: runs.RunDirectory, sampler: cmtjax.Sampler, truth: truth_sets.Truth
+) -> tuple[dict[str, Any], list[str]]:
+    """All metrics under flat names, and tables of basins; writes the figures and ``ramachandran.npz``."""
     coordinates = sampler.coordinates
     domain, pairs = coordinates.domain, coordinates.ramachandran_pairs
     bonds = datasets.peptide_bonds(coordinates.z_matrix)
@@ -155,7 +152,11 @@ def evaluate(run: runs.RunDirectory, sampler: cmtjax.Sampler, truth: _Truth) -> 
         metrics |= {prefix + name: value for name, value in _true_regions(of_truth).items()}
     metrics |= _marginals(run, coordinates, truth, marginal_u, log_weights[: len(marginal_u)])
     _write_figures(run, result, coordinates, truth, model, log_weights, kt)
-    return metrics
+    tables = [
+        f"basins of {name}, and how often the chains of the truth entered each:\n{evaluation.basin_table(reports)}"
+        for name, reports in zip(coordinates.ramachandran_names, result.basin_reports, strict=True)
+    ]
+    return metrics, tables
 
 
 def _true_regions(torsions: np.ndarray) -> dict[str, float]:
@@ -171,7 +172,7 @@ def _true_regions(torsions: np.ndarray) -> dict[str, float]:
 
 
 def _marginals(
-    run: runs.RunDirectory, coordinates: Any, truth: _Truth, u: np.ndarray, log_weights: np.ndarray
+    run: runs.RunDirectory, coordinates: Any, truth: truth_sets.Truth, u: np.ndarray, log_weights: np.ndarray
 ) -> dict[str, Any]:
     domain, names = coordinates.domain, marginals.coordinate_names(coordinates.z_matrix)
     clipped = np.asarray(annealing.clip_top_fraction(log_weights, _CLIP_FRACTION))
@@ -208,7 +209,13 @@ def _marginals(
 
 
 def _write_figures(
-    run: runs.RunDirectory, result: Any, coordinates: Any, truth: _Truth, model: Any, log_weights: np.ndarray, kt: float
+    run: runs.RunDirectory,
+    result: Any,
+    coordinates: Any,
+    truth: truth_sets.Truth,
+    model: Any,
+    log_weights: np.ndarray,
+    kt: float,
 ) -> None:
     directory, names = run.figures_directory, coordinates.ramachandran_names
     clipped = np.asarray(annealing.clip_top_fraction(log_weights, _CLIP_FRACTION))
@@ -245,33 +252,6 @@ def _require_transport() -> None:
             'the Wasserstein distance on the torus needs POT: pip install -e ".[evaluation]", or leave it out by '
             "--num_transport_samples=0."
         ) from None
-
-
-def _check_data(run: runs.RunDirectory, data: datasets.DataSet) -> None:
-    of_run, of_data = run.config["temperature_kelvin"], data.metadata["temperature_kelvin"]
-    if of_run != of_data:
-        raise ValueError(f"--data must have the run's temperature, {of_run} K, got {of_data} K.")
-    force_field = json.loads((run.molecule_directory / "molecule.json").read_text(encoding="utf-8"))["force_field"]
-    if force_field != data.metadata["force_field"]:
-        raise ValueError(f"--data must have the run's force field, {force_field}, got {data.metadata['force_field']}.")
-    if data.num_samples < 1000:
-        raise ValueError(f"--data must have at least 1000 samples, got {data.num_samples}.")
-
-
-def _describe(data: datasets.DataSet) -> str:
-    diagnostics = data.metadata.get("diagnostics", {})
-    if not data.is_finished:
-        state = "NOT FINISHED, so nobody knows whether it has mixed"
-    elif diagnostics.get("mixed") is None:
-        state = "nobody knows whether it has mixed"
-    elif diagnostics["mixed"]:
-        state = "mixed"
-    else:
-        problems = diagnostics["mixing_problems"]
-        more = f" And {len(problems) - 2} more, see its metadata.json." if len(problems) > 2 else ""
-        state = f"NOT MIXED: {' '.join(problems[:2])}{more}"
-    engine = data.metadata["engine"]
-    return f"truth: {data.path}, {data.num_chains} chains, {data.num_samples:,} samples ({engine}), {state}"
 
 
 #: Rows of the table at the end: name in the summary, what it is, factor and unit.

@@ -1,4 +1,4 @@
-"""The samples of an evaluation: those of the flow, kept on disk while they are drawn, and those of the truth."""
+"""The samples of an evaluation: those of the flow, kept on disk while they are drawn, and densities of the truth's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import numpy as np
 import program
 
 import cmtjax
-from cmtjax import datasets, evaluation, runs
-from cmtjax.coordinates.internal import InternalCoordinates
+from cmtjax import evaluation, runs
 from cmtjax.energies.regularize import regularize_energy
 from cmtjax.evaluation import HostSamples
 from cmtjax.runs import files
@@ -108,28 +107,6 @@ def _stored_parts(directory: Any, label: dict[str, Any]) -> list[dict[str, np.nd
 def _fingerprint(params: Any) -> list[float]:
     """Tells parameters of one flow from those of another step of its training."""
     return [float(np.sum(np.asarray(leaf, np.float64) ** 2)) for leaf in jax.tree.leaves(params)]
-
-
-def read_truth(data: datasets.DataSet, coordinates: InternalCoordinates) -> tuple[np.ndarray, np.ndarray]:
-    """Points (draws, chains, d) of a data set in the coordinates of a run, and energies in kJ/mol.
-
-    Raises:
-      ValueError: if the data set is of another molecule.
-    """
-    own = data.coordinates
-    if own.z_matrix.atom_names != coordinates.z_matrix.atom_names:
-        raise ValueError("--data must be a data set of the run's molecule, with the same atoms in the same order.")
-    if _same_box(own, coordinates):
-        return data.u(), data.energy_kj_mol()
-    # Another z-matrix, or windows around another minimum: by way of positions.
-    convert = jax.jit(lambda u: coordinates.from_physical(own.to_physical(u)[0])[0])
-    u = np.concatenate([np.asarray(convert(jnp.asarray(chunk.u))) for chunk in data.chunks() if len(chunk.u)])
-    return u, data.energy_kj_mol()
-
-
-def _same_box(a: InternalCoordinates, b: InternalCoordinates) -> bool:
-    pairs = ((a.z_matrix.rows, b.z_matrix.rows), (a.window_center, b.window_center), (a.window_width, b.window_width))
-    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def forward_densities(

@@ -1,7 +1,7 @@
 """Metrics on arrays, Ramachandran analysis and figures (``cmtjax.evaluation.figures``, which imports matplotlib)."""
 
-from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_verdict
-from cmtjax.evaluation.basins import Basins, find_basins
+from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_table, basin_verdict
+from cmtjax.evaluation.basins import Basins, count_entries, find_basins
 from cmtjax.evaluation.blocks import Blocks, chain_blocks, independent_blocks
 from cmtjax.evaluation.comparison import Comparison, ModelSamples, TruthSamples, compare
 from cmtjax.evaluation.divergences import (
@@ -47,12 +47,14 @@ __all__ = [
     "TruthSamples",
     "Wasserstein",
     "basin_report",
+    "basin_table",
     "basin_verdict",
     "chain_blocks",
     "cis_weights",
     "clash_bound_kj_mol",
     "compare",
     "coordinate_names",
+    "count_entries",
     "draw_host_samples",
     "energy_wasserstein2",
     "expected_total_variation",

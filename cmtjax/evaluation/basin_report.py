@@ -55,11 +55,13 @@ class BasinReport(NamedTuple):
       center_degrees: (φ, ψ) of its highest density, in [−180, 180).
       truth: its weight in the truth.
       model: its weight in each variant of the model's samples, such as "plain" and "reweighted".
+      num_entries: how often the truth's chains entered it (``count_entries``), or None if not counted.
     """
 
     center_degrees: tuple[float, float]
     truth: BasinWeight
     model: dict[str, BasinWeight]
+    num_entries: int | None = None
 
 
 def _basin_weights(histogram: BlockHistogram, pair: int, basins: Basins) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +92,7 @@ def basin_report(
     *,
     pair: int = 0,
     num_effective_samples: Mapping[str, float] | None = None,
+    num_entries: Sequence[int] | np.ndarray | None = None,
 ) -> list[BasinReport]:
     """Weight of each basin of the truth in the truth and in the model's samples.
 
@@ -101,6 +104,7 @@ def basin_report(
       num_effective_samples: what each variant's samples are worth in independent ones, such as 1/Σw². The scatter
         between blocks, from which errors are taken, vanishes where one weight is all; the noise of so many samples of
         the truth does not. None leaves it out.
+      num_entries: of the truth's chains into each basin (``count_entries``), for the reports; None without.
 
     Returns:
       One report for each basin, the heaviest first. "lost" (below a tenth of the true weight), "underweighted" and
@@ -120,7 +124,8 @@ def basin_report(
             model[name] = _basin_weight(weights[index], errors[index], statuses)
         phi, psi = (float(angle) for angle in np.rad2deg(center))
         truth_weight = _basin_weight(true_weight, true_error, ["truth", "truth"])
-        reports.append(BasinReport((phi, psi), truth_weight, model))
+        entries = None if num_entries is None else int(num_entries[index])
+        reports.append(BasinReport((phi, psi), truth_weight, model, entries))
     return reports
 
 
@@ -157,6 +162,24 @@ def basin_verdict(reports: Sequence[BasinReport], variant: str) -> str:
     if not wrong:
         return f"all {total} basins found" if total > 1 else "the only basin found"
     return "; ".join(wrong)
+
+
+def basin_table(reports: Sequence[BasinReport]) -> str:
+    """Weights of the basins as a Markdown table: truth, how often its chains entered, and each variant of the model.
+
+    Args:
+      reports: of one pair (``basin_report``), at least one.
+    """
+    variants = list(reports[0].model)
+    titles = ["basin (φ, ψ)", "truth", "entries", *(name.replace("_raw", ", unclipped") for name in variants)]
+    lines = [titles, ["---"] * len(titles)]
+    for report in reports:
+        phi, psi = (_degrees(angle) for angle in report.center_degrees)
+        columns = (report.truth, *(report.model[name] for name in variants))
+        weights = [_percent(column.weight, column.standard_error) for column in columns]
+        entries = "–" if report.num_entries is None else f"{report.num_entries:,}"
+        lines.append([f"({phi}, {psi})", weights[0], entries, *weights[1:]])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _in_words(status: str) -> str:

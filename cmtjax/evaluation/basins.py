@@ -178,3 +178,36 @@ def find_basins(
     is_core = density > density[summits[labels]] * np.exp(-core_depth)
     square = (num_bins, num_bins)
     return Basins(new_label[labels].reshape(square), centers, weights[by_weight], is_core.reshape(square))
+
+
+def count_entries(basins: Basins, torsions_rad: Float[np.ndarray, "draws chains 2"]) -> Int[np.ndarray, " basins"]:
+    """How often Markov chains enter each basin: what its weight is worth in independent visits.
+
+    A chain has entered a basin when it reaches its core (``Basins.is_core``) and the last core it was in is another's
+    (core sets, Schuette et al., J. Chem. Phys. 134, 204105, 2011), so that crossing the border to and fro counts
+    once. Where a chain starts is no entry. Independent draws, chains of one draw each, enter nothing.
+
+    Args:
+      basins: from ``find_basins``.
+      torsions_rad: (draws, chains, 2) φ and ψ of consecutive draws, of any range; one with a NaN is in no core.
+
+    Returns:
+      (basins,) entries of all chains together. A weight from n visits has a relative error of some √(2/n) where
+      visits last exponentially distributed times.
+
+    Raises:
+      ValueError: if torsions_rad has another shape.
+    """
+    torsions_rad = np.asarray(torsions_rad, np.float64)
+    if torsions_rad.ndim != 3 or torsions_rad.shape[2] != 2:
+        raise ValueError(f"torsions_rad must have shape (draws, chains, 2), got {torsions_rad.shape}.")
+    num_bins = len(basins.labels)
+    is_finite = np.all(np.isfinite(torsions_rad), axis=-1)
+    angles = np.where(is_finite[..., None], torsions_rad, 0.0)
+    phi, psi = np.moveaxis(np.floor((angles + np.pi) / (2 * np.pi) * num_bins).astype(np.int64) % num_bins, -1, 0)
+    core = np.where(is_finite & basins.is_core[phi, psi], basins.labels[phi, psi], -1)
+    # The last core each chain was in, −1 before the first.
+    draw = np.where(core >= 0, np.arange(len(core))[:, None], 0)
+    last = np.take_along_axis(core, np.maximum.accumulate(draw, axis=0), axis=0) if core.size else core
+    entered = last[1:][(last[1:] != last[:-1]) & (last[:-1] >= 0)]
+    return np.bincount(entered, minlength=len(basins.weights))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from cmtjax.annealing.importance import clip_top_fraction
 from cmtjax.evaluation.basin_report import BasinReport, basin_report, basin_verdict
-from cmtjax.evaluation.basins import Basins, find_basins
+from cmtjax.evaluation.basins import Basins, count_entries, find_basins
 from cmtjax.evaluation.blocks import chain_blocks, independent_blocks
 from cmtjax.evaluation.divergences import histogram_effective_samples
 from cmtjax.evaluation.histograms import BlockHistogram, ramachandran_block_histogram
@@ -99,10 +99,10 @@ def compare(
       (two halves of the truth); ``num_transport_samples``. Not from unclipped weights, of which a few may be all.
     - ``energy_w2`` with ``_standard_error``, ``_noise_floor``; ``energy_clash_bound_kj_mol`` and the
       ``energy_share_clashes`` above it; ``energy_mean_kj_mol`` below it, and ``energy_mean_kj_mol_truth``.
-    - ``basin_<k>_weight``, ``basin_<k>_core_weight`` (k from 0, the heaviest first), ``_truth``, and
-      ``num_basins``, ``num_basins_lost``,
-      ``num_basins_undecided`` (too few samples to tell), ``num_basins_wrong`` (under- or overweighted), the last four
-      summed over pairs.
+    - ``basin_<k>_weight``, ``basin_<k>_core_weight`` (k from 0, the heaviest first), ``_truth``,
+      ``basin_<k>_entries_truth`` (how often its chains entered, see ``count_entries``), and
+      ``num_basins``, ``num_basins_lost``, ``num_basins_undecided`` (too few samples to tell), ``num_basins_wrong``
+      (under- or overweighted), the last four summed over pairs.
     - ``cis_<b>_weight`` of each peptide bond, ``_truth``.
     - ``num_truth_effective_samples``, ``num_effective_samples``: worth of the Ramachandran plots in independent
       samples, the smallest over pairs.
@@ -170,7 +170,14 @@ def compare(
         num_effective = min(histogram_effective_samples(true_histogram.sums[:, pair]), draws * chains)
         basins.append(find_basins(true_histogram.masses[pair], num_effective))
         reports.append(
-            basin_report(basins[-1], true_histogram, histograms, pair=pair, num_effective_samples=max_samples)
+            basin_report(
+                basins[-1],
+                true_histogram,
+                histograms,
+                pair=pair,
+                num_effective_samples=max_samples,
+                num_entries=count_entries(basins[-1], truth.torsions_rad[:, :, pair]),
+            )
         )
         for name in histograms:
             verdicts[f"{pair_prefix(pair, pairs)}basins{variant_suffix(name)}"] = basin_verdict(reports[-1], name)

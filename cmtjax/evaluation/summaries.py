@@ -168,6 +168,8 @@ def basin_summary(reports: Sequence[Sequence[BasinReport]], variants: Sequence[s
                 summary |= _with_error(f"{name}_weight{suffix}", result.weight, result.standard_error)
                 core = (result.core_weight, result.core_standard_error)
                 summary |= _with_error(f"{name}_core_weight{suffix}", *core)
+            if report.num_entries is not None:
+                summary[f"{name}_entries_truth"] = report.num_entries
     for variant in variants:
         statuses = [report.model[variant].overall_status for of_pair in reports for report in of_pair]
         suffix = variant_suffix(variant)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import scipy.ndimage
 
-from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_verdict
-from cmtjax.evaluation.basins import find_basins, smoothed_counts
+from cmtjax.evaluation.basin_report import BasinReport, BasinWeight, basin_report, basin_table, basin_verdict
+from cmtjax.evaluation.basins import count_entries, find_basins, smoothed_counts
 from cmtjax.evaluation.blocks import independent_blocks
 from cmtjax.evaluation.histograms import ramachandran_block_histogram
 from cmtjax.evaluation.ramachandran import ramachandran_histogram
@@ -239,6 +240,76 @@ def test_verdict_in_words():
 
 def basin_report_of(truth, model):
     return BasinReport((55.4, -109.8), truth, {"plain": model})
+
+
+def test_entries_are_counted_from_core_to_core():
+    masses = np.zeros((100, 100))
+    masses[20, 20], masses[70, 70] = 0.8, 0.2
+    masses = scipy.ndimage.gaussian_filter(masses, 4.0, mode="wrap")
+    basins = find_basins(masses / masses.sum(), 1e6)
+    assert len(basins.weights) == 2
+
+    def angle(bin_number):
+        return -np.pi + (np.asarray(bin_number) + 0.5) * 2 * np.pi / 100
+
+    first, second, border, rim = 20, 70, 45, 62  # the rim is in the second basin, but not in its core
+    assert basins.labels[rim, rim] == 1
+    assert not basins.is_core[rim, rim]
+    chains = {
+        "stays": ([first] * 8, (0, 0)),
+        "starts outside of the cores": ([border, rim, second, second, rim, border, border, rim], (0, 0)),
+        "crosses to and fro at the border": ([first, border, rim, border, rim, rim, border, rim], (0, 0)),
+        "enters once, over the rim and back to the core": ([first, rim, second, rim, second, second, rim, rim], (0, 1)),
+        "enters both": ([second, first, border, second, second, first, rim, second], (2, 2)),
+    }
+    torsions = np.stack([np.stack([angle(path)] * 2, axis=-1) for path, _ in chains.values()], axis=1)
+    for index, (_, expected) in enumerate(chains.values()):
+        np.testing.assert_array_equal(count_entries(basins, torsions[:, [index]]), expected)
+    np.testing.assert_array_equal(count_entries(basins, torsions + 2 * np.pi), (2, 3))  # all chains, another range
+    torsions[1, 4] = np.nan  # without this draw the last chain has not left the second basin yet
+    np.testing.assert_array_equal(count_entries(basins, torsions), (1, 2))
+    np.testing.assert_array_equal(count_entries(basins, torsions[:1]), (0, 0))
+    with pytest.raises(ValueError, match="torsions_rad must have shape"):
+        count_entries(basins, torsions[0])
+
+
+def test_visits_of_a_two_state_chain_have_the_expected_error():
+    # Rates a and b per draw: a share of a / (a + b) of the time in the second state, entered with rate a b / (a + b).
+    rng = np.random.default_rng(0)
+    to_second, to_first = 0.002, 0.02
+    state, states = np.zeros(400, int), []
+    for _ in range(2000):
+        state = np.where(rng.random(400) < np.where(state, to_first, to_second), 1 - state, state)
+        states.append(state)
+    torsions = np.deg2rad(np.array([[-120.0, 130.0], [60.0, -100.0]])[np.array(states)])
+    torsions += rng.normal(0, 0.15, torsions.shape)
+    histogram = ramachandran_histogram(*torsions.reshape(-1, 2).T, None)
+    basins = find_basins(histogram.masses, torsions[..., 0].size)
+    entries = count_entries(basins, torsions)
+    expected = 400 * 2000 * to_second * to_first / (to_second + to_first)
+    # A draw may fall outside of the core (13 % of a Gaussian lie more than 2 kT up), and visits of one draw are
+    # missed then: a few percent, beside the noise of 1/√1450. Crossing back happens as often as crossing.
+    assert entries[1] == pytest.approx(expected, rel=0.1)
+    assert abs(entries[0] - entries[1]) <= 400
+    inside = np.array(states).mean(axis=0)
+    error = inside.std(ddof=1) / np.sqrt(400) / inside.mean()
+    # √(2/n) for long stays elsewhere; times √(share elsewhere) ≈ 0.95 here. The error's own error is 1/√800.
+    assert error == pytest.approx(np.sqrt(2 / entries[1]), rel=0.2)
+
+
+def test_table_of_basins():
+    truth = BasinWeight(0.0015, 0.00004, 0.001, 0.00003, "truth", "truth")
+    model = {
+        "plain": BasinWeight(0.003, 0.0001, 0.002, 0.0001, "found", "found"),
+        "reweighted_raw": BasinWeight(0.0, 0.0, 0.0, 0.0, "lost", "lost"),
+    }
+    lines = basin_table([BasinReport((55.4, -109.8), truth, model, 1234), BasinReport((1.0, 2.0), truth, model)])
+    assert lines.splitlines() == [
+        "| basin (φ, ψ) | truth | entries | plain | reweighted, unclipped |",
+        "| --- | --- | --- | --- | --- |",
+        "| (55°, −110°) | (0.1500 ± 0.0040) % | 1,234 | (0.300 ± 0.010) % | 0 % |",
+        "| (1°, 2°) | (0.1500 ± 0.0040) % | – | (0.300 ± 0.010) % | 0 % |",
+    ]
 
 
 def test_errors_name_the_argument():

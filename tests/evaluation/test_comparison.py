@@ -97,6 +97,10 @@ def test_verdicts(comparison):
     assert comparison.summary["num_basins_lost"] == 2
     assert comparison.summary["num_basins_lost_reweighted_raw"] == 0
     assert comparison.summary["num_basins_undecided"] == 0
+    # Draws are independent: all but the first of each chain enter the third basin's core (a von Mises pair has
+    # 1 − e⁻² of its weight within 2 kT) from another, except after one of its own.
+    expected = DRAWS * CHAINS * 0.01 * (1 - np.exp(-2))
+    assert comparison.summary["pair_0_basin_2_entries_truth"] == pytest.approx(expected, abs=4 * np.sqrt(expected))
     for pair in range(2):
         assert comparison.verdicts[f"pair_{pair}_basins"].startswith("basin 3 of 3 at (")
         assert "is lost" in comparison.verdicts[f"pair_{pair}_basins"]

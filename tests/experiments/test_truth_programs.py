@@ -207,7 +207,8 @@ def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
     assert summary["eubo"] >= summary["log_z"] - 5 * summary["log_z_standard_error"]
     assert summary["evaluation_data_mixed"] is False
     assert "NOT MIXED" in result.stdout
-    assert "basins" in result.stdout
+    assert "basins of ALA1" in result.stdout
+    assert "| basin (φ, ψ) | truth | entries |" in result.stdout
     for name in ("ramachandran_truth", "energies_truth", "log_weights", "torsions", "bonds_angles"):
         assert (run / "figures" / f"{name}.png").stat().st_size > 10_000
     with np.load(run / "ramachandran.npz") as arrays:
@@ -250,6 +251,62 @@ def test_an_imported_truth_replaces_what_was_found_against_another(data, run, pr
     assert summary["target_evaluations"] == before["target_evaluations"]
     # The same angles but for rounding: of 1200 frames one may lie on the edge of a bin.
     assert summary["ram_tv"] == pytest.approx(before["ram_tv"], abs=1e-3)
+
+
+def test_several_data_sets_are_one_truth(data, run, programs, tmp_path):
+    metadata = json.loads((data[0] / "metadata.json").read_text())
+    second = tmp_path / "second"
+    shutil.copytree(data[0], second)  # as if made with another seed, of draws in another order
+    (second / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
+    chunks = sorted(second.glob("chunk_*.npz"))
+    for chunk in chunks:
+        with np.load(chunk) as arrays:
+            reversed_arrays = {name: arrays[name][::-1] for name in ("u", "energy_kj_mol")}
+        np.savez(chunk, **reversed_arrays)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert _evaluate(programs, copy, data[0]).returncode == 0
+    alone = json.loads((copy / "summary.json").read_text())
+    result = _evaluate(programs, copy, f"{data[0]},{second}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    together = json.loads((copy / "summary.json").read_text())
+    assert together["evaluation_data"] == f"{data[0]},{second}"
+    assert together["evaluation_data_mixed"] is False
+    assert result.stdout.count("NOT MIXED") == 4  # both, at the beginning and the end
+    assert (alone["num_truth_chains"], together["num_truth_chains"]) == (4, 8)
+    assert together["num_truth_samples"] == 2 * alone["num_truth_samples"] == 2400
+    # The same points twice: every mean over the truth stays, but for rounding of sums.
+    for name in ("ram_tv", "nll", "eubo", "phi_positive_weight_truth", "energy_mean_kj_mol_truth"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-6), name
+
+
+def test_data_sets_that_cannot_stand_side_by_side_are_refused(data, run, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    open_data_sets = importlib.import_module("truth_sets").open_data_sets
+    directory = runs.open_existing(run)
+    path, same, other = data[0], tmp_path / "same", tmp_path / "other"
+    shutil.copytree(path, same)
+    shutil.copytree(path, other)
+    metadata = json.loads((other / "metadata.json").read_text())
+    (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
+    assert len(open_data_sets([path, other], directory)) == 2
+    for sets, text in (
+        ([], "at least one data set"),
+        ([path, path], "are the same chains"),
+        ([path, other, same], "are the same chains"),
+        ([path, tmp_path / "none"], "does not exist"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=text):
+            open_data_sets(sets, directory)
+    (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1, "temperature_kelvin": 310.0}))
+    with pytest.raises(ValueError, match=rf"the run's temperature, 300.0 K, got 310.0 K in {other}"):
+        open_data_sets([path, other], directory)
+    (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
+    sorted(other.glob("chunk_*.npz"))[-1].unlink()
+    with pytest.raises(ValueError, match=r"of one length, got 300 draws in .* and 200 in"):
+        open_data_sets([path, other], directory)
+    with pytest.raises(ValueError, match="at least 1000 samples, got 800"):
+        open_data_sets([other], directory)
 
 
 def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
