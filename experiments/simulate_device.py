@@ -87,7 +87,8 @@ def _warm_up(draw: Callable[[Any, bool], Any], state: Any, num_draws: int) -> An
     done, begin = 0, time.monotonic()
     while done < num_draws:
         state, (_, _, info) = draw(state, True)
-        done += len(info.acceptance)
+        chunk = len(info.acceptance)
+        done, num_draws = done + chunk, -(-num_draws // chunk) * chunk  # whole chunks
         left = (time.monotonic() - begin) / done * max(num_draws - done, 0)
         acceptance = ", ".join(f"{value:.2f}" for value in np.mean(info.acceptance, axis=(0, 1)))
         print(f"warm-up {done}/{num_draws}  accepted {acceptance}  {program.format_duration(left)} left", flush=True)

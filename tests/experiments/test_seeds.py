@@ -71,9 +71,15 @@ def test_killed_runs_end_like_uninterrupted_ones(finished, programs, tmp_path):
             assert (workdir / name / file).read_bytes() == (expected / name / file).read_bytes()
         params = [cmtjax.runs.restore_params(directory / name)[1] for directory in (workdir, expected)]
         jax.tree.map(np.testing.assert_array_equal, *params)
-    # A second start has nothing to do; one that was killed in the evaluation makes up for what is missing.
+
+
+@pytest.mark.slow
+def test_a_second_start_makes_up_for_what_is_missing(finished, programs, tmp_path):
+    expected, _ = finished
+    workdir = tmp_path / "copy"
+    shutil.copytree(expected, workdir)
     assert programs.train(workdir, **CHANGES).stdout.count("is finished; nothing to do") == 2
-    (workdir / "seed_4" / "summary.json").unlink()
+    (workdir / "seed_4" / "summary.json").unlink()  # as if it had been killed in the evaluation
     plots = workdir / "seed_4" / "ramachandran.npz"  # as of an evaluation of an earlier checkpoint
     plots.touch()
     result = programs.train(workdir, **CHANGES)
