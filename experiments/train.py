@@ -46,6 +46,8 @@ def main(argv: list[str]) -> None:
             # Before the directory is made: a mistake must not bind it to a configuration that cannot run.
             build.check_config(config)
             molecule = None if _has_molecule(_WORKDIR.value) else build.build_molecule(config["molecule"])
+            if molecule is not None:
+                _initial_flow(config, molecule)
             run_list = runs.open_runs(_WORKDIR.value, config, changeable=_CHANGEABLE)
             for run in run_list:
                 stack.enter_context(run)
@@ -69,6 +71,15 @@ def _has_molecule(workdir: str) -> bool:
     return any((path / name / "molecule").is_dir() for name in names)
 
 
+def _initial_flow(
+    config: dict[str, Any], molecule: molecules.Molecule, template: Any = None
+) -> runs.InitialFlow | None:
+    """The flow that the configuration asks to start from; None for a fresh one."""
+    if not config["initial_run"]:
+        return None
+    return runs.read_initial_flow(config["initial_run"], config["flow"], internal_coordinates(molecule), template)
+
+
 def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: energy.Energy) -> None:
     """Runs the annealing steps that are left, then evaluates; several runs as one program."""
     config, num_runs = run_list[0].config, len(run_list)
@@ -84,18 +95,25 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
         keys = [jax.random.split(jax.random.key(run.config["seed"])) for run in run_list]
         template = jax.eval_shape(method.init, keys[0][0])
         done, state = _restore(run_list, template)
+        initial = _initial_flow(config, molecule, template.params) if state is None else None
+    if initial is not None:
+        for run in run_list:
+            run.update_environment({"initial_run": initial.spent})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(template.params))
     seeds = f"seeds {', '.join(str(run.config['seed']) for run in run_list)} in one program; " if num_runs > 1 else ""
     print(
         f"cmtjax {cmtjax.__version__}: {molecule.name}, {target.domain.num_dims} dimensions, "
         f"{num_parameters:,} parameters; {backend.description}; {seeds}"
+        + (f"starting from {config['initial_run']}, step {initial.annealing_step}; " if initial is not None else "")
         + (f"resuming after step {done}." if done else "compiling."),
         flush=True,
     )
-    over_runs = jax.vmap if num_runs > 1 else lambda function: function
+    init, update = method.init, method.update
+    if num_runs > 1:
+        init, update = jax.vmap(init, in_axes=(0, None)), jax.vmap(update)
     if state is None:
-        state = jax.jit(over_runs(method.init))(_stack([init_key for init_key, _ in keys]))
-    update = jax.jit(over_runs(method.update), donate_argnums=0)
+        state = jax.jit(init)(_stack([init_key for init_key, _ in keys]), None if initial is None else initial.params)
+    update = jax.jit(update, donate_argnums=0)
     num_steps = config["num_annealing_steps"]
     progress = program.Progress(num_steps, done)
     for step in range(done + 1, num_steps + 1):
@@ -140,11 +158,12 @@ def _unstack(tree: Any, num_runs: int) -> list[Any]:
 def _record(
     run: runs.Run, step: int, state: Any, row: dict[str, float], method: methods.Method, seconds: float
 ) -> None:
+    before = run.environment.get("initial_run", {})
     run.append_metrics(
         {
             "annealing_step": step,
-            "target_evaluations": step * method.num_target_evaluations,
-            "gradient_steps": step * method.num_gradient_steps,
+            "target_evaluations": before.get("target_evaluations", 0) + step * method.num_target_evaluations,
+            "gradient_steps": before.get("gradient_steps", 0) + step * method.num_gradient_steps,
             **row,
         }
     )

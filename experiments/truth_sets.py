@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtjax import datasets, runs
-from cmtjax.coordinates.internal import InternalCoordinates
+from cmtjax.coordinates import InternalCoordinates, is_same_box
 
 _MIN_SAMPLES = 1000
 
@@ -98,17 +98,12 @@ def _read_one(data: datasets.DataSet, coordinates: InternalCoordinates) -> Truth
         raise ValueError(
             f"--data must be of the run's molecule, with the same atoms in the same order, got {data.path}."
         )
-    if _same_box(own, coordinates):
+    if is_same_box(own, coordinates):
         return Truth(data.u(), data.energy_kj_mol())
     # Another z-matrix, or windows around another minimum: by way of positions.
     convert = jax.jit(lambda u: coordinates.from_physical(own.to_physical(u)[0])[0])
     u = np.concatenate([np.asarray(convert(jnp.asarray(chunk.u))) for chunk in data.chunks() if len(chunk.u)])
     return Truth(u, data.energy_kj_mol())
-
-
-def _same_box(a: InternalCoordinates, b: InternalCoordinates) -> bool:
-    pairs = ((a.z_matrix.rows, b.z_matrix.rows), (a.window_center, b.window_center), (a.window_width, b.window_width))
-    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def metadata(sets: Sequence[datasets.DataSet]) -> dict[str, Any]:

@@ -199,6 +199,28 @@ class InternalCoordinates:
         return stretch + jnp.sum(jnp.log(jnp.sin(angles)), axis=0) + constant
 
 
+def is_same_box(a: InternalCoordinates, b: InternalCoordinates, *, tolerance: float = 0.0) -> bool:
+    """Whether a point of the unit box means the same positions in both coordinates.
+
+    Args:
+      a: coordinates of a molecule.
+      b: other coordinates.
+      tolerance: by which bond lengths (nm) and windows (nm, rad) may differ.
+    """
+    first, second = a.z_matrix, b.z_matrix
+    if first.atom_names != second.atom_names:
+        return False
+    names = ("initial_atoms", "rows", "bond_is_constrained")
+    if not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names):
+        return False
+    pairs = (
+        (first.bond_reference_nm, second.bond_reference_nm),
+        (a.window_center, b.window_center),
+        (a.window_width, b.window_width),
+    )
+    return all(x.shape == y.shape and np.allclose(x, y, rtol=0.0, atol=tolerance) for x, y in pairs)
+
+
 def _column(values: Float[np.ndarray, "n"], dtype: np.dtype) -> Float[Array, "n 1"]:
     return jnp.asarray(values, dtype)[:, None]
 

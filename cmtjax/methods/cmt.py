@@ -151,13 +151,13 @@ class Method(NamedTuple):
     """A training method as pure functions.
 
     Attributes:
-      init: key -> state.
+      init: (key, params=None) -> state; params are those of a flow to start from instead of a fresh one.
       update: state -> (state, info), one annealing step. The caller jits it.
       num_target_evaluations: target evaluations an update.
       num_gradient_steps: gradient steps an update.
     """
 
-    init: Callable[[PRNGKeyArray], CMTState]
+    init: Callable[..., CMTState]
     update: Callable[[CMTState], tuple[CMTState, CMTInfo]]
     num_target_evaluations: int
     num_gradient_steps: int
@@ -191,9 +191,10 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
             f"flow must have the target's {target.domain.num_dims} dimensions, got {flow.domain.num_dims}."
         )
 
-    def init(key: PRNGKeyArray) -> CMTState:
+    def init(key: PRNGKeyArray, params: Params | None = None) -> CMTState:
         key, init_key = jax.random.split(key)
-        params = flow.init(init_key)
+        # Of a given flow a copy, since the caller may donate the state.
+        params = flow.init(init_key) if params is None else jax.tree.map(jnp.copy, params)
         optimizer_state = optimizer.init(params)
         return CMTState(
             key=key,

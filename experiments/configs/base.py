@@ -8,6 +8,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of parameters, samples and shuffling
     config.num_seeds = 1  # runs with seeds seed, seed + 1, … trained together, in seed_0, seed_1, … of the workdir
+    config.initial_run = ""  # run directory whose flow this run starts from; "": a fresh flow
     config.temperature_kelvin = 300.0
 
     config.molecule = ConfigDict()

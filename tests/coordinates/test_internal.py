@@ -1,5 +1,6 @@
 """The box: its meaning, round trips, what lies outside, batches and bad input."""
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cmtjax import molecules
-from cmtjax.coordinates import Domain, internal_coordinates
+from cmtjax.coordinates import Domain, internal_coordinates, is_same_box
 
 # (bonds, angles, torsions) and constrained bonds of the published flows: CMT and TA-BG, less constrained bonds.
 PUBLISHED_SIZES = {
@@ -43,6 +44,29 @@ def smallest_frame_sine(z_matrix, positions_nm):
         normal / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1) for a, b in ((j - k, l - k), (k - j, l - j))
     ]
     return np.minimum(*sines).min(axis=1)
+
+
+def test_same_boxes_are_told_from_others(case):
+    z_matrix = case("alanine_tetrapeptide").molecule.z_matrix
+    own = internal_coordinates(z_matrix)
+    assert is_same_box(own, internal_coordinates(z_matrix))
+    assert not is_same_box(own, case("alanine_dipeptide").coordinates)
+    for name, change in (
+        ("bond_reference_nm", 2e-4),  # a constrained bond's is in no window
+        ("angle_reference_rad", 2e-4),
+        ("torsion_start", 2e-4),
+    ):
+        values = np.array(getattr(z_matrix, name))
+        values[-1] += change
+        other = internal_coordinates(dataclasses.replace(z_matrix, **{name: values}))
+        assert not is_same_box(own, other), name
+        assert is_same_box(own, other, tolerance=2e-3), name
+    rows = np.array(z_matrix.rows)
+    rows[-1, 3] = next(atom for atom in range(len(z_matrix.atom_names)) if atom not in rows[-1])
+    names = (*z_matrix.atom_names[:-1], "X9:X")
+    for changes in ({"rows": rows}, {"atom_names": names}):
+        other = dataclasses.replace(own, z_matrix=dataclasses.replace(z_matrix, **changes))
+        assert not is_same_box(own, other, tolerance=1.0), changes
 
 
 @pytest.mark.parametrize("name", molecules.PUBLISHED_NAMES)

@@ -1,5 +1,6 @@
 """train.py and sample.py as a user runs them, on a tiny flow of the real molecule with real energies."""
 
+import functools
 import json
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 import cmtjax
 from cmtjax import molecules
+from cmtjax.coordinates import internal_coordinates
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,47 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_pat
     assert (workdir / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
     assert (workdir / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
     jax.tree.map(np.testing.assert_array_equal, _checkpoint_params(workdir), _checkpoint_params(expected))
+
+
+def test_a_run_starts_from_the_flow_of_another(finished, programs, tmp_path):
+    first, _ = finished
+    rates = {"optimizer.learning_rate": 1e-30, "optimizer.matrix_learning_rate": 1e-30}
+    changes = {"initial_run": str(first), "seed": 1, **rates}
+    result = programs.train(tmp_path / "second", **changes)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"starting from {first}, step 4" in result.stdout
+    run = cmtjax.runs.open_existing(tmp_path / "second")
+    assert run.environment["initial_run"] == {
+        "annealing_step": 4,
+        "target_evaluations": 8000,
+        "gradient_steps": 40,
+    }
+    metrics = run.read_metrics()
+    np.testing.assert_array_equal(metrics["target_evaluations"], [10_000, 12_000, 14_000, 16_000])
+    np.testing.assert_array_equal(metrics["gradient_steps"], [50, 60, 70, 80])
+    assert run.read_summary()["target_evaluations"] == 16_000
+    # With rates of nearly nothing the flow stays what it was; what was zero is some 1e-30 now.
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-25)
+    jax.tree.map(close, _checkpoint_params(run.path), _checkpoint_params(first))
+
+
+def test_a_start_that_does_not_fit_is_refused(finished, programs, tmp_path):
+    first, _ = finished
+    result = programs.train(tmp_path / "second", **{"initial_run": str(first), "flow.num_bins": 5})
+    assert result.returncode == 2
+    assert "other flow settings: num_bins: 8 in the run, 5 asked for" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "second").exists()
+
+    run = cmtjax.runs.open_existing(first)
+    own = cmtjax.load_sampler(first).coordinates
+    initial = cmtjax.runs.read_initial_flow(first, run.config["flow"], own)
+    jax.tree.map(np.testing.assert_array_equal, initial.params, _checkpoint_params(first))
+    other = internal_coordinates(molecules.published("alanine_tetrapeptide"))
+    with pytest.raises(cmtjax.runs.RunDirectoryError, match="initial_run must be of the same molecule"):
+        cmtjax.runs.read_initial_flow(first, run.config["flow"], other)
+    with pytest.raises(FileNotFoundError, match="none"):
+        cmtjax.runs.read_initial_flow(tmp_path / "none", run.config["flow"], own)
 
 
 @pytest.mark.parametrize(

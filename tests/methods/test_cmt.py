@@ -1,5 +1,7 @@
 """Constrained Mass Transport on analytic targets, and the contract of a method."""
 
+import operator
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -160,6 +162,22 @@ def test_vmapped_seeds_equal_single_runs(small_method):
         # Six gradient steps of float32 in another order of summation; Adam divides by small second moments.
         np.testing.assert_allclose(infos.training_loss[index], info.training_loss, rtol=2e-3, atol=2e-3)
         np.testing.assert_allclose(infos.kl[index], info.kl, rtol=1e-3)
+
+
+def test_a_given_flow_is_the_start():
+    target = _mixture_target()
+    flow = _flow(target, hidden_sizes=(8,))
+    settings = CMTConfig(buffer_size=300, batch_size=100, num_gradient_steps=1, num_diagnostic_samples=100)
+    method = cmt(target, flow, adam_with_cosine(learning_rate=1e-2, num_steps=10), settings)
+    params = jax.tree.map(lambda leaf: leaf + 0.01, flow.init(jax.random.key(1)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    states = jax.jit(jax.vmap(method.init, in_axes=(0, None)))(keys, params)
+    fresh = jax.jit(jax.vmap(method.init))(keys)
+    chex.assert_trees_all_equal_shapes_and_dtypes(states, fresh)
+    for index in range(2):
+        chex.assert_trees_all_equal(jax.tree.map(operator.itemgetter(index), states.params), params)
+    # Everything but the flow is that of a fresh start.
+    chex.assert_trees_all_equal(states._replace(params=fresh.params), fresh)
 
 
 def test_failed_evaluations_are_masked_and_counted():
