@@ -14,7 +14,8 @@ from cmtjax.runs.configs import flatten
 from cmtjax.runs.directory import seed_directories
 
 #: The seed, and what no result depends on.
-_IGNORED = ("seed", "num_seeds", "energy.num_workers", "energy.platform", "evaluation.reference_log_z")
+# The initial run's directory differs between seeds; what it took tells more.
+_IGNORED = ("seed", "num_seeds", "initial_run", "energy.num_workers", "energy.platform", "evaluation.reference_log_z")
 
 
 class RunGroup(NamedTuple):
@@ -98,14 +99,20 @@ def table_row(group: RunGroup) -> tables.TableRow:
 
 
 def run_values(run: runs.RunDirectory) -> dict[str, float]:
-    """The numbers of a finished run's summary, and ``wall_clock_hours``, the time of its annealing steps."""
+    """The numbers of a finished run's summary, and ``wall_clock_hours``, the time of all annealing steps.
+
+    Those of the run that it started from count too.
+    """
     values = {
         name: float(value)
         for name, value in run.read_summary().items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     seconds = run.read_timings().get("seconds")
-    return values if seconds is None else values | {"wall_clock_hours": float(seconds.sum()) / 3600.0}
+    if seconds is None:
+        return values
+    before = run.environment.get("initial_run", {}).get("seconds", 0.0)
+    return values | {"wall_clock_hours": (before + float(seconds.sum())) / 3600.0}
 
 
 def remarks(groups: Sequence[RunGroup]) -> list[str]:
@@ -152,7 +159,9 @@ def _machine(run: runs.RunDirectory) -> str:
 
 
 def _relevant(run: runs.RunDirectory) -> dict[str, Any]:
-    return {key: value for key, value in flatten(run.config).items() if key not in _IGNORED}
+    settings = {key: value for key, value in flatten(run.config).items() if key not in _IGNORED}
+    initial = run.environment.get("initial_run")
+    return settings if initial is None else settings | {"initial_evaluations": initial["target_evaluations"]}
 
 
 def _method(run: runs.RunDirectory) -> str:

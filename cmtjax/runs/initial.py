@@ -24,15 +24,17 @@ class InitialFlow(NamedTuple):
       annealing_step: steps that the run has completed.
       target_evaluations: what they took, with those of the run's own start.
       gradient_steps: likewise.
+      seconds: likewise, of its annealing steps.
     """
 
     params: Any
     annealing_step: int
     target_evaluations: int
     gradient_steps: int
+    seconds: float
 
     @property
-    def spent(self) -> dict[str, int]:
+    def spent(self) -> dict[str, float]:
         """What it took, without the parameters."""
         return {name: value for name, value in self._asdict().items() if name != "params"}
 
@@ -66,6 +68,13 @@ def read_initial_flow(
             f"initial_run must have the flow of this run, got {run.path} with other flow settings: "
             f"{'; '.join(differences)}."
         )
-    metrics = run.read_metrics()
+    metrics, timings = run.read_metrics(), run.read_timings()
     row = metrics["annealing_step"].tolist().index(step)
-    return InitialFlow(params, step, int(metrics["target_evaluations"][row]), int(metrics["gradient_steps"][row]))
+    before = run.environment.get("initial_run", {}).get("seconds", 0.0)
+    return InitialFlow(
+        params,
+        step,
+        int(metrics["target_evaluations"][row]),
+        int(metrics["gradient_steps"][row]),
+        before + float(timings["seconds"][timings["annealing_step"] <= step].sum()),
+    )

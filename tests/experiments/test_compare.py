@@ -105,6 +105,24 @@ def test_seeds_of_one_configuration_are_a_row(tmp_path, experiments):
     assert run_groups.remarks([group])[:-1] == []  # the last says where the wall clock was measured
 
 
+def test_a_run_counts_what_its_initial_run_took(tmp_path, experiments):
+    _, run_groups = experiments
+    paths = []
+    for seed in range(2):
+        run = open_run(tmp_path / f"second_{seed}", changed({"seed": seed, "initial_run": f"first_{seed}"}))
+        run.update_environment({"initial_run": {"target_evaluations": 3000, "seconds": 3600.0}})
+        fill(run, {"ess": 0.5})
+        paths.append(str(run.path))
+    paths.append(make_run(tmp_path / "fresh", {"ess": 0.4}, initial_run=""))
+    groups = run_groups.group_runs(run_groups.open_run_directories(paths))
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert groups[0].detail == "initial_evaluations=3000"
+    rows = [run_groups.table_row(group) for group in groups]
+    # An hour of the first run, and 0.5 and 1 hour of the second.
+    assert rows[0].estimates["wall_clock_hours"].mean == pytest.approx(1.75)
+    assert rows[1].estimates["wall_clock_hours"].mean == pytest.approx(0.5)
+
+
 def test_rows_are_told_apart_by_their_settings(tmp_path, experiments):
     _, run_groups = experiments
     old = changed({"method.buffer_size": 2000})

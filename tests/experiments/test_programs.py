@@ -92,6 +92,7 @@ def test_a_run_starts_from_the_flow_of_another(finished, programs, tmp_path):
         "annealing_step": 4,
         "target_evaluations": 8000,
         "gradient_steps": 40,
+        "seconds": pytest.approx(cmtjax.runs.open_existing(first).read_timings()["seconds"].sum(), rel=1e-9),
     }
     metrics = run.read_metrics()
     np.testing.assert_array_equal(metrics["target_evaluations"], [10_000, 12_000, 14_000, 16_000])
