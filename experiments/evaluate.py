@@ -3,8 +3,8 @@
     python experiments/evaluate.py --workdir=runs/dipeptide --data=data_sets/dipeptide --num_samples=10000000
 
 Adds the metrics to the run's summary.json, writes figures to its figures/ and the Ramachandran histograms to
-ramachandran.npz. Samples are drawn in chunks on the device and kept in evaluation/ until the end: the same command
-resumes an evaluation that was stopped.
+ramachandran.npz. --data=A,B takes several data sets together. Samples are drawn in chunks on the device and kept in
+evaluation/ until the end: the same command resumes an evaluation that was stopped.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
             stack.enter_context(contextlib.closing(files.lock(run.path / ".lock")))
         for data in sets:
             print(truth_sets.describe(data), flush=True)
+        if disagreement := truth_sets.describe_disagreement(sets):
+            print(f"warning: {disagreement}", flush=True)
         if not run.is_finished:
             print(f"warning: {run.path} is not finished: this evaluates its newest checkpoint.", flush=True)
         metrics, basins = evaluate(run, sampler, truth)

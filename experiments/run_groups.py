@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from cmtjax.runs.configs import flatten
 from cmtjax.runs.directory import seed_directories
 
 #: The seed, and what no result depends on.
-# The initial run's directory differs between seeds; what it took tells more.
+# Runs of one group may start from different runs of one kind, such as seeds; see _relevant.
 _IGNORED = ("seed", "num_seeds", "initial_run", "energy.num_workers", "energy.platform", "evaluation.reference_log_z")
 
 
@@ -145,14 +146,27 @@ def remarks(groups: Sequence[RunGroup]) -> list[str]:
             sentences.append(
                 f"{group.label}: seeds were trained in one program, whose wall clock is that of all of them."
             )
-    machines = sorted({_machine(run) for group in groups for run in group.finished})
+        starts = [initial["directory"] for run in group.finished if (initial := run.environment.get("initial_run"))]
+        if starts:
+            sentences.append(
+                f"{group.label}: started from {', '.join(dict.fromkeys(starts))}, whose costs are included."
+            )
+        if len(set(starts)) < len(starts):
+            sentences.append(f"{group.label}: runs share the run they started from, so they are not independent.")
+    environments = [run.environment for group in groups for run in group.finished]
+    machines = sorted({_machine(place) for environment in environments for place in _places(environment)})
     if machines:
         sentences.append(f"Wall clock of these runs: annealing steps alone, on {'; '.join(machines)}.")
     return sentences
 
 
-def _machine(run: runs.RunDirectory) -> str:
-    environment = run.environment
+def _places(environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where a run went on, and before that where the run that it started from did."""
+    initial = environment.get("initial_run")
+    return [environment, *(_places(initial["environment"]) if initial else ())]
+
+
+def _machine(environment: dict[str, Any]) -> str:
     device = environment.get("device", {})
     cores = environment.get("cpu_count", "an unknown number of")
     return f"{device.get('count', '?')} × {device.get('kind', 'unknown device')} with {cores} CPU cores"
@@ -160,8 +174,17 @@ def _machine(run: runs.RunDirectory) -> str:
 
 def _relevant(run: runs.RunDirectory) -> dict[str, Any]:
     settings = {key: value for key, value in flatten(run.config).items() if key not in _IGNORED}
-    initial = run.environment.get("initial_run")
-    return settings if initial is None else settings | {"initial_evaluations": initial["target_evaluations"]}
+    if initial := run.environment.get("initial_run"):
+        digest = hashlib.sha256(json.dumps(_initial_settings(initial), sort_keys=True).encode()).hexdigest()[:6]
+        settings |= {"initial_evaluations": initial["target_evaluations"], "initial_settings": digest}
+    return settings
+
+
+def _initial_settings(initial: dict[str, Any]) -> list[Any]:
+    """What tells the start of one run from that of another, but for the seed; with the start's own start."""
+    settings = {key: value for key, value in flatten(initial["config"]).items() if key not in _IGNORED}
+    before = initial["environment"].get("initial_run")
+    return [initial["annealing_step"], settings, *(_initial_settings(before) if before else ())]
 
 
 def _method(run: runs.RunDirectory) -> str:

@@ -98,7 +98,7 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
         initial = _initial_flow(config, molecule, template.params) if state is None else None
     if initial is not None:
         for run in run_list:
-            run.update_environment({"initial_run": initial.spent})
+            run.update_environment({"initial_run": initial.record})
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(template.params))
     seeds = f"seeds {', '.join(str(run.config['seed']) for run in run_list)} in one program; " if num_runs > 1 else ""
     print(
@@ -116,6 +116,8 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
     update = jax.jit(update, donate_argnums=0)
     num_steps = config["num_annealing_steps"]
     progress = program.Progress(num_steps, done)
+    # Of the run that these started from, the same for all.
+    before = run_list[0].environment.get("initial_run", {})
     for step in range(done + 1, num_steps + 1):
         start = time.monotonic()
         state, infos = update(state)
@@ -125,7 +127,13 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
         ]
         seconds = time.monotonic() - start
         for run, run_state, row in zip(run_list, _unstack(state, num_runs), rows, strict=True):
-            _record(run, step, run_state, row, method, seconds)
+            counts = {
+                "target_evaluations": before.get("target_evaluations", 0) + step * method.num_target_evaluations,
+                "gradient_steps": before.get("gradient_steps", 0) + step * method.num_gradient_steps,
+            }
+            run.append_metrics({"annealing_step": step, **counts, **row})
+            run.append_timings({"annealing_step": step, "seconds": seconds})
+            run.save_checkpoint(step, run_state)
         progress.report(_shown(rows))
         for run, row in zip(run_list, rows, strict=True):
             where = f"step {step}" + (f" of {run.path.name}" if num_runs > 1 else "")
@@ -153,22 +161,6 @@ def _stack(trees: Sequence[Any]) -> Any:
 def _unstack(tree: Any, num_runs: int) -> list[Any]:
     """The inverse of ``_stack``."""
     return [tree] if num_runs == 1 else [jax.tree.map(operator.itemgetter(index), tree) for index in range(num_runs)]
-
-
-def _record(
-    run: runs.Run, step: int, state: Any, row: dict[str, float], method: methods.Method, seconds: float
-) -> None:
-    before = run.environment.get("initial_run", {})
-    run.append_metrics(
-        {
-            "annealing_step": step,
-            "target_evaluations": before.get("target_evaluations", 0) + step * method.num_target_evaluations,
-            "gradient_steps": before.get("gradient_steps", 0) + step * method.num_gradient_steps,
-            **row,
-        }
-    )
-    run.append_timings({"annealing_step": step, "seconds": seconds})
-    run.save_checkpoint(step, state)
 
 
 def _shown(rows: Sequence[dict[str, float]]) -> dict[str, float]:

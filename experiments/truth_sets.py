@@ -40,9 +40,9 @@ def open_data_sets(paths: Sequence[str], run: runs.RunDirectory) -> list[dataset
       ValueError: if a set cannot be read, does not fit the run, holds too few samples, or if two sets are the same
         chains or differ in the number of draws.
     """
+    if not paths or not all(map(str, paths)):
+        raise ValueError(f"--data must be data sets with commas between them, got {','.join(map(str, paths))!r}.")
     sets = [datasets.open_data_set(path) for path in paths]
-    if not sets:
-        raise ValueError("--data must name at least one data set, got none.")
     force_field = json.loads((run.molecule_directory / "molecule.json").read_text(encoding="utf-8"))["force_field"]
     for data in sets:
         for name, what, of_run, unit in (
@@ -66,17 +66,16 @@ def open_data_sets(paths: Sequence[str], run: runs.RunDirectory) -> list[dataset
         for other in sets[:index]:
             if _are_same_chains(data, other):
                 raise ValueError(
-                    f"--data: {other.path} and {data.path} are the same chains (engine, seed and settings), which "
-                    "count once; simulate with another --seed."
+                    f"--data: {other.path} and {data.path} hold the same samples, which would count twice; "
+                    "simulate with another --seed."
                 )
     return sets
 
 
 def _are_same_chains(a: datasets.DataSet, b: datasets.DataSet) -> bool:
-    if a.path.resolve() == b.path.resolve():
-        return True
-    is_simulated = a.metadata["engine"] != "import"
-    return is_simulated and all(a.metadata[name] == b.metadata[name] for name in ("engine", "seed", "settings"))
+    """Whether a chain of each begins with the very same energy, which no two independent ones do."""
+    starts = [next((chunk.energy_kj_mol[0] for chunk in data.chunks() if len(chunk.u)), ()) for data in (a, b)]
+    return bool(np.intersect1d(*starts).size)
 
 
 def read(sets: Sequence[datasets.DataSet], coordinates: InternalCoordinates) -> Truth:
@@ -86,6 +85,8 @@ def read(sets: Sequence[datasets.DataSet], coordinates: InternalCoordinates) -> 
       ValueError: if a data set is of another molecule, or cannot be read.
     """
     parts = [_read_one(data, coordinates) for data in sets]
+    if len(parts) == 1:  # without a copy of what may be all that fits into memory
+        return parts[0]
     return Truth(
         np.concatenate([part.u for part in parts], axis=1),
         np.concatenate([part.energy_kj_mol for part in parts], axis=1),
@@ -110,10 +111,21 @@ def metadata(sets: Sequence[datasets.DataSet]) -> dict[str, Any]:
     """What the summary of a run keeps of its truth; "mixed" is False if one set has not, None if nobody knows."""
     mixed = [data.metadata.get("diagnostics", {}).get("mixed") for data in sets]
     return {
-        "evaluation_data": ",".join(str(data.path) for data in sets),
+        "evaluation_data": ",".join(sorted(str(data.path) for data in sets)),
         "evaluation_data_mixed": False if False in mixed else None if None in mixed else True,
         "evaluation_data_engine": ",".join(dict.fromkeys(data.metadata["engine"] for data in sets)),
     }
+
+
+def describe_disagreement(sets: Sequence[datasets.DataSet]) -> str:
+    """A warning if the sets are samples of densities that differ a little; else empty."""
+    engines = list(dict.fromkeys(data.metadata["engine"] for data in sets))
+    if len(engines) == 1:
+        return ""
+    return (
+        f"the data sets come from different engines ({', '.join(engines)}): constrained dynamics and other programs "
+        "sample slightly different densities."
+    )
 
 
 def is_doubtful(data: datasets.DataSet) -> bool:

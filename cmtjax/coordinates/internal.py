@@ -213,12 +213,11 @@ def is_same_box(a: InternalCoordinates, b: InternalCoordinates, *, tolerance: fl
     names = ("initial_atoms", "rows", "bond_is_constrained")
     if not all(np.array_equal(getattr(first, name), getattr(second, name)) for name in names):
         return False
-    pairs = (
-        (first.bond_reference_nm, second.bond_reference_nm),
-        (a.window_center, b.window_center),
-        (a.window_width, b.window_width),
-    )
-    return all(x.shape == y.shape and np.allclose(x, y, rtol=0.0, atol=tolerance) for x, y in pairs)
+    shift = np.asarray(a.window_center - b.window_center)
+    is_torsion = a.domain.groups == Domain.TORSIONS
+    shift = np.where(is_torsion, np.remainder(shift + np.pi, 2 * np.pi) - np.pi, shift)
+    differences = (first.bond_reference_nm - second.bond_reference_nm, shift, a.window_width - b.window_width)
+    return all(bool(np.all(np.abs(difference) <= tolerance)) for difference in differences)
 
 
 def _column(values: Float[np.ndarray, "n"], dtype: np.dtype) -> Float[Array, "n 1"]:

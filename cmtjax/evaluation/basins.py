@@ -16,6 +16,8 @@ _SAMPLES_A_KERNEL = 40.0
 # A saddle must be lower than its peak by so many standard errors: over some hundreds of places to look at, noise
 # reaches three to four.
 _MIN_SIGNIFICANCE = 4.0
+# Of whole chains: temporaries of some 80 bytes a sample stay at some 80 MB.
+_SAMPLES_AT_A_TIME = 1_000_000
 
 
 class Basins(NamedTuple):
@@ -185,22 +187,31 @@ def count_entries(basins: Basins, torsions_rad: Float[np.ndarray, "draws chains 
 
     A chain has entered a basin when it reaches its core (``Basins.is_core``) and the last core it was in is another's
     (core sets, Schuette et al., J. Chem. Phys. 134, 204105, 2011), so that crossing the border to and fro counts
-    once. Where a chain starts is no entry. Independent draws, chains of one draw each, enter nothing.
+    once. Where a chain starts is no entry. Visits that are shorter than the distance of draws are missed; in replica
+    exchange an entry may be an exchange. Where draws are independent, each is a visit of its own.
 
     Args:
       basins: from ``find_basins``.
       torsions_rad: (draws, chains, 2) φ and ψ of consecutive draws, of any range; one with a NaN is in no core.
 
     Returns:
-      (basins,) entries of all chains together. A weight from n visits has a relative error of some √(2/n) where
-      visits last exponentially distributed times.
+      (basins,) entries of all chains together. A weight w from n visits has a relative error of some (1 − w) √(2/n)
+      where stays inside and outside last exponentially distributed times.
 
     Raises:
       ValueError: if torsions_rad has another shape.
     """
-    torsions_rad = np.asarray(torsions_rad, np.float64)
+    torsions_rad = np.asarray(torsions_rad)
     if torsions_rad.ndim != 3 or torsions_rad.shape[2] != 2:
         raise ValueError(f"torsions_rad must have shape (draws, chains, 2), got {torsions_rad.shape}.")
+    entries = np.zeros(len(basins.weights), np.int64)
+    chains_at_a_time = max(1, _SAMPLES_AT_A_TIME // max(len(torsions_rad), 1))
+    for start in range(0, torsions_rad.shape[1], chains_at_a_time):
+        entries += _count_entries(basins, torsions_rad[:, start : start + chains_at_a_time].astype(np.float64))
+    return entries
+
+
+def _count_entries(basins: Basins, torsions_rad: np.ndarray) -> np.ndarray:
     num_bins = len(basins.labels)
     is_finite = np.all(np.isfinite(torsions_rad), axis=-1)
     angles = np.where(is_finite[..., None], torsions_rad, 0.0)

@@ -61,10 +61,23 @@ def test_same_boxes_are_told_from_others(case):
         other = internal_coordinates(dataclasses.replace(z_matrix, **{name: values}))
         assert not is_same_box(own, other), name
         assert is_same_box(own, other, tolerance=2e-3), name
+    # A window that begins a little before or after a whole turn has a center 2π elsewhere, and is the same.
+    starts = [np.where(np.arange(z_matrix.torsion_start.size) == 0, start, z_matrix.torsion_start) for start in (0, 1)]
+    pair = [internal_coordinates(dataclasses.replace(z_matrix, torsion_start=np.abs(s - 1e-7))) for s in starts]
+    assert np.max(np.abs(pair[0].window_center - pair[1].window_center)) > 6
+    assert is_same_box(*pair, tolerance=1e-5)
+    assert not is_same_box(*pair)
     rows = np.array(z_matrix.rows)
     rows[-1, 3] = next(atom for atom in range(len(z_matrix.atom_names)) if atom not in rows[-1])
     names = (*z_matrix.atom_names[:-1], "X9:X")
-    for changes in ({"rows": rows}, {"atom_names": names}):
+    constrained = ~np.array(z_matrix.bond_is_constrained)
+    initial = np.array(z_matrix.initial_atoms)[::-1]
+    for changes in (
+        {"rows": rows},
+        {"atom_names": names},
+        {"bond_is_constrained": constrained},
+        {"initial_atoms": initial},
+    ):
         other = dataclasses.replace(own, z_matrix=dataclasses.replace(z_matrix, **changes))
         assert not is_same_box(own, other, tolerance=1.0), changes
 

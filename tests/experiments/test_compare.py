@@ -105,22 +105,53 @@ def test_seeds_of_one_configuration_are_a_row(tmp_path, experiments):
     assert run_groups.remarks([group])[:-1] == []  # the last says where the wall clock was measured
 
 
+def start(directory, **changes):
+    """What a run that starts from another keeps of it."""
+    environment = {"device": {"count": 1, "kind": "a GPU"}, "cpu_count": 16}
+    counts = {"annealing_step": 3, "target_evaluations": 3000, "gradient_steps": 30, "seconds": 3600.0}
+    return {"directory": directory, **counts, "config": changed(changes), "environment": environment}
+
+
+def make_started_run(path, initial, seed):
+    run = open_run(path, changed({"seed": seed, "initial_run": initial["directory"]}))
+    run.update_environment({"initial_run": initial})
+    fill(run, {"ess": 0.5})
+    return str(path)
+
+
 def test_a_run_counts_what_its_initial_run_took(tmp_path, experiments):
     _, run_groups = experiments
-    paths = []
-    for seed in range(2):
-        run = open_run(tmp_path / f"second_{seed}", changed({"seed": seed, "initial_run": f"first_{seed}"}))
-        run.update_environment({"initial_run": {"target_evaluations": 3000, "seconds": 3600.0}})
-        fill(run, {"ess": 0.5})
-        paths.append(str(run.path))
+    paths = [make_started_run(tmp_path / f"second_{seed}", start(f"first_{seed}", seed=seed), seed) for seed in (0, 1)]
     paths.append(make_run(tmp_path / "fresh", {"ess": 0.4}, initial_run=""))
     groups = run_groups.group_runs(run_groups.open_run_directories(paths))
     assert [len(group.runs) for group in groups] == [2, 1]
-    assert groups[0].detail == "initial_evaluations=3000"
+    assert groups[0].detail.startswith("initial_evaluations=3000, initial_settings=")
     rows = [run_groups.table_row(group) for group in groups]
     # An hour of the first run, and 0.5 and 1 hour of the second.
     assert rows[0].estimates["wall_clock_hours"].mean == pytest.approx(1.75)
     assert rows[1].estimates["wall_clock_hours"].mean == pytest.approx(0.5)
+    remarks = run_groups.remarks(groups)
+    assert any("started from first_0, first_1, whose costs are included" in remark for remark in remarks)
+    assert not any("not independent" in remark for remark in remarks)
+    assert "a GPU with 16 CPU cores" in remarks[-1]
+
+
+def test_starts_of_another_kind_are_another_row_and_a_shared_one_is_told(tmp_path, experiments):
+    _, run_groups = experiments
+    shared = start("first", temperature_kelvin=300.0)
+    hotter = start("hot", temperature_kelvin=400.0)
+    nested = start("third")
+    nested["environment"]["initial_run"] = hotter
+    paths = [
+        make_started_run(tmp_path / name, initial, seed)
+        for name, initial, seed in (("a", shared, 0), ("b", shared, 1), ("c", hotter, 0), ("d", nested, 0))
+    ]
+    groups = run_groups.group_runs(run_groups.open_run_directories(paths))
+    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
+    assert len({group.label for group in groups}) == 3
+    told = [remark for remark in run_groups.remarks(groups) if "share the run they started from" in remark]
+    assert len(told) == 1
+    assert told[0].startswith(groups[0].label)
 
 
 def test_rows_are_told_apart_by_their_settings(tmp_path, experiments):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -81,26 +82,42 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_pat
 
 
 def test_a_run_starts_from_the_flow_of_another(finished, programs, tmp_path):
-    first, _ = finished
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(finished[0], first)
     rates = {"optimizer.learning_rate": 1e-30, "optimizer.matrix_learning_rate": 1e-30}
     changes = {"initial_run": str(first), "seed": 1, **rates}
-    result = programs.train(tmp_path / "second", **changes)
+    result = programs.train(second, **changes)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"starting from {first}, step 4" in result.stdout
-    run = cmtjax.runs.open_existing(tmp_path / "second")
-    assert run.environment["initial_run"] == {
-        "annealing_step": 4,
-        "target_evaluations": 8000,
-        "gradient_steps": 40,
-        "seconds": pytest.approx(cmtjax.runs.open_existing(first).read_timings()["seconds"].sum(), rel=1e-9),
-    }
+    run = cmtjax.runs.open_existing(second)
+    initial = run.environment["initial_run"]
+    assert [initial[name] for name in ("annealing_step", "target_evaluations", "gradient_steps")] == [4, 8000, 40]
+    assert initial["seconds"] == pytest.approx(
+        cmtjax.runs.open_existing(first).read_timings()["seconds"].sum(), rel=1e-9
+    )
     metrics = run.read_metrics()
     np.testing.assert_array_equal(metrics["target_evaluations"], [10_000, 12_000, 14_000, 16_000])
     np.testing.assert_array_equal(metrics["gradient_steps"], [50, 60, 70, 80])
     assert run.read_summary()["target_evaluations"] == 16_000
     # With rates of nearly nothing the flow stays what it was; what was zero is some 1e-30 now.
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-25)
-    jax.tree.map(close, _checkpoint_params(run.path), _checkpoint_params(first))
+    jax.tree.map(close, _checkpoint_params(second), _checkpoint_params(first))
+
+    # A start that has a start itself: all that was spent counts.
+    third = cmtjax.runs.read_initial_flow(second, run.config["flow"], cmtjax.load_sampler(second).coordinates)
+    assert (third.target_evaluations, third.gradient_steps) == (16_000, 80)
+    assert third.seconds == pytest.approx(initial["seconds"] + run.read_timings()["seconds"].sum(), rel=1e-9)
+    assert third.environment["initial_run"] == initial
+
+    # Resumed after its third step, it needs the first run no more.
+    expected = {name: (second / name).read_bytes() for name in ("metrics.csv", "summary.json")}
+    (second / "summary.json").unlink()
+    shutil.rmtree(second / "checkpoints" / "000004")
+    shutil.rmtree(first)
+    result = programs.train(second, **changes)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "resuming after step 3" in result.stdout
+    assert {name: (second / name).read_bytes() for name in expected} == expected
 
 
 def test_a_start_that_does_not_fit_is_refused(finished, programs, tmp_path):
@@ -116,10 +133,15 @@ def test_a_start_that_does_not_fit_is_refused(finished, programs, tmp_path):
     initial = cmtjax.runs.read_initial_flow(first, run.config["flow"], own)
     jax.tree.map(np.testing.assert_array_equal, initial.params, _checkpoint_params(first))
     other = internal_coordinates(molecules.published("alanine_tetrapeptide"))
-    with pytest.raises(cmtjax.runs.RunDirectoryError, match="initial_run must be of the same molecule"):
+    with pytest.raises(cmtjax.runs.RunDirectoryError, match="initial_run: it must be of the same molecule"):
         cmtjax.runs.read_initial_flow(first, run.config["flow"], other)
-    with pytest.raises(FileNotFoundError, match="none"):
+    with pytest.raises(FileNotFoundError, match=r"initial_run: .*none does not exist"):
         cmtjax.runs.read_initial_flow(tmp_path / "none", run.config["flow"], own)
+    without_tables = tmp_path / "without_tables"
+    shutil.copytree(first, without_tables)
+    (without_tables / "timings.csv").unlink()
+    with pytest.raises(cmtjax.runs.RunDirectoryError, match=r"initial_run: .* must have metrics.csv and timings.csv"):
+        cmtjax.runs.read_initial_flow(without_tables, run.config["flow"], own)
 
 
 @pytest.mark.parametrize(

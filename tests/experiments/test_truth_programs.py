@@ -282,18 +282,28 @@ def test_several_data_sets_are_one_truth(data, run, programs, tmp_path):
 
 def test_data_sets_that_cannot_stand_side_by_side_are_refused(data, run, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
-    open_data_sets = importlib.import_module("truth_sets").open_data_sets
+    truth_sets = importlib.import_module("truth_sets")
+    open_data_sets = truth_sets.open_data_sets
     directory = runs.open_existing(run)
     path, same, other = data[0], tmp_path / "same", tmp_path / "other"
     shutil.copytree(path, same)
     shutil.copytree(path, other)
     metadata = json.loads((other / "metadata.json").read_text())
-    (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
-    assert len(open_data_sets([path, other], directory)) == 2
+    for chunk in sorted(other.glob("chunk_*.npz")):
+        with np.load(chunk) as arrays:
+            reversed_arrays = {name: arrays[name][::-1] for name in ("u", "energy_kj_mol")}
+        np.savez(chunk, **reversed_arrays)
+    sets = open_data_sets([path, other], directory)
+    assert [data.path for data in sets] == [path, other]
+    assert truth_sets.describe_disagreement(sets) == ""
+    (other / "metadata.json").write_text(json.dumps({**metadata, "engine": "openmm"}))
+    sets = open_data_sets([path, other], directory)
+    assert "different engines (device, openmm)" in truth_sets.describe_disagreement(sets)
     for sets, text in (
-        ([], "at least one data set"),
-        ([path, path], "are the same chains"),
-        ([path, other, same], "are the same chains"),
+        ([], "must be data sets with commas between them, got ''"),
+        ([path, ""], "must be data sets with commas between them"),
+        ([path, path], "hold the same samples"),
+        ([path, same], "hold the same samples"),
         ([path, tmp_path / "none"], "does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=text):
