@@ -55,8 +55,7 @@ _DRAWS_PER_CHUNK = flags.DEFINE_integer(
     "draws_per_chunk", 100, "Draws between two lines of progress and two saves; both numbers are rounded up to chunks."
 )
 _NUM_SWEEPS = flags.DEFINE_integer("sweeps_per_draw", 1, "device: sweeps (moves and an exchange) from draw to draw.")
-_MOVES = flags.DEFINE_integer("moves_per_sweep", 2, "device: HMC trajectories between the exchanges.")
-_EXCHANGES = flags.DEFINE_integer("exchanges_per_sweep", 1, "device: rounds of exchanges of neighbors after them.")
+_MOVES = flags.DEFINE_integer("moves_per_sweep", 2, "device: HMC trajectories between two exchanges.")
 _LEAPFROG = flags.DEFINE_integer("leapfrog_steps", 8, "device: gradients a trajectory.")
 _TIME_STEP = flags.DEFINE_float("time_step_fs", 0.0, "openmm: 0 takes the papers': 1, with constraints 2.")
 _FRICTION = flags.DEFINE_float("friction_per_ps", 1.0, "openmm: of the Langevin dynamics.")
@@ -123,9 +122,7 @@ def _temperatures() -> list[float]:
 
 def _device_settings(temperatures: list[float]) -> dict[str, Any]:
     program.require(_NUM_SWEEPS.value >= 1, "--sweeps_per_draw", _NUM_SWEEPS.value, "at least 1")
-    mcmc.ReplicaExchangeConfig(
-        num_leapfrog_steps=_LEAPFROG.value, moves_per_sweep=_MOVES.value, exchanges_per_sweep=_EXCHANGES.value
-    )
+    mcmc.ReplicaExchangeConfig(num_leapfrog_steps=_LEAPFROG.value, moves_per_sweep=_MOVES.value)
     return {
         "temperatures_kelvin": temperatures,
         "num_chains": _NUM_CHAINS.value,
@@ -133,7 +130,6 @@ def _device_settings(temperatures: list[float]) -> dict[str, Any]:
         "sweeps_per_draw": _NUM_SWEEPS.value,
         "warm_up_draws": _WARM_UP_DRAWS.value,
         "moves_per_sweep": _MOVES.value,
-        "exchanges_per_sweep": _EXCHANGES.value,
         "leapfrog_steps": _LEAPFROG.value,
     }
 

@@ -35,9 +35,7 @@ def simulate(
             target,
             [temperature / temperatures[0] for temperature in temperatures],
             mcmc.ReplicaExchangeConfig(
-                num_leapfrog_steps=settings["leapfrog_steps"],
-                moves_per_sweep=settings["moves_per_sweep"],
-                exchanges_per_sweep=settings["exchanges_per_sweep"],
+                num_leapfrog_steps=settings["leapfrog_steps"], moves_per_sweep=settings["moves_per_sweep"]
             ),
         )
     shape = (settings["num_chains"], len(temperatures), target.domain.num_dims)

@@ -28,10 +28,7 @@ class ReplicaExchangeConfig:
 
     Attributes:
       num_leapfrog_steps: gradients a trajectory.
-      moves_per_sweep: trajectories between the attempts to exchange.
-      exchanges_per_sweep: rounds of attempts after them, even and odd pairs in turns. They cost no evaluation; many of
-        them distribute a ladder's points over its temperatures as their energies alone ask for, the limit of infinitely
-        many exchanges (Plattner et al., J. Chem. Phys. 135, 134111, 2011).
+      moves_per_sweep: trajectories between two attempts to exchange.
       target_acceptance: of the trajectories; warm-up adapts the step size of each temperature to it.
       step_size_jitter: half the width of the interval around 1 from which each trajectory's step size is drawn, which
         keeps trajectories from closing upon themselves.
@@ -39,12 +36,11 @@ class ReplicaExchangeConfig:
 
     num_leapfrog_steps: int = 8
     moves_per_sweep: int = 2
-    exchanges_per_sweep: int = 1
     target_acceptance: float = 0.8
     step_size_jitter: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("num_leapfrog_steps", "moves_per_sweep", "exchanges_per_sweep"):
+        for name in ("num_leapfrog_steps", "moves_per_sweep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
         if not 0.0 < self.target_acceptance < 1.0:
@@ -224,12 +220,7 @@ def replica_exchange(
         shape = state.u.shape[:2]
         chains = (_unflatten(point.u, shape), _unflatten(point.evaluated, shape), state.walker)
         (u, evaluated, walker), exchange = _exchange(
-            exchange_key,
-            chains,
-            point.evaluated.log_p.reshape(shape),
-            inverse_factors,
-            state.num_sweeps * config.exchanges_per_sweep,
-            config.exchanges_per_sweep,
+            exchange_key, chains, point.evaluated.log_p.reshape(shape), inverse_factors, state.num_sweeps % 2
         )
         last_end, num_round_trips = _count_round_trips(walker, state.last_end, state.num_round_trips)
         state = ReplicaExchangeState(
@@ -266,37 +257,26 @@ def _exchange(
     chains: Any,
     log_p: Float[Array, "ladders temperatures"],
     inverse_factors: Float[Array, " temperatures"],
-    first_round: Int[Array, ""],
-    num_rounds: int = 1,
+    parity: Int[Array, ""],
 ) -> tuple[Any, Float[Array, " neighbors"]]:
-    """Metropolis exchanges of neighbors k and k + 1, in each round those k of the parity of its number.
+    """Metropolis exchange of the neighbors k and k + 1, k of the given parity.
 
     Returns:
       ``chains``, a pytree of (ladders, temperatures, …), exchanged; mean acceptance probability, NaN where not tried.
     """
-
-    def one_round(source: Array, inputs: tuple[PRNGKeyArray, Array]) -> tuple[Array, tuple[Array, Array]]:
-        key, number = inputs
-        here = jnp.take_along_axis(log_p, source, axis=1)
-        # The volume factor is the same on both rungs and drops out.
-        log_ratio = (inverse_factors[:-1] - inverse_factors[1:]) * (here[:, 1:] - here[:, :-1])
-        probability = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
-        is_tried = jnp.arange(log_ratio.shape[1]) % 2 == number % 2
-        is_exchanged = is_tried & (jax.random.uniform(key, probability.shape) < probability)
-        up = jnp.pad(is_exchanged, ((0, 0), (0, 1))).astype(jnp.int32)
-        down = jnp.pad(is_exchanged, ((0, 0), (1, 0))).astype(jnp.int32)
-        neighbor = jnp.arange(log_p.shape[1]) + up - down
-        return jnp.take_along_axis(source, neighbor, axis=1), (is_tried, jnp.mean(probability, axis=0))
-
-    keys = jnp.reshape(key, 1) if num_rounds == 1 else jax.random.split(key, num_rounds)
-    start = jnp.broadcast_to(jnp.arange(log_p.shape[1], dtype=jnp.int32), log_p.shape)
-    source, (is_tried, probability) = jax.lax.scan(one_round, start, (keys, first_round + jnp.arange(num_rounds)))
+    # The volume factor is the same on both rungs and drops out.
+    log_ratio = (inverse_factors[:-1] - inverse_factors[1:]) * (log_p[:, 1:] - log_p[:, :-1])
+    probability = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
+    is_tried = jnp.arange(log_ratio.shape[1]) % 2 == parity
+    is_exchanged = is_tried & (jax.random.uniform(key, probability.shape) < probability)
+    up = jnp.pad(is_exchanged, ((0, 0), (0, 1))).astype(jnp.int32)
+    down = jnp.pad(is_exchanged, ((0, 0), (1, 0))).astype(jnp.int32)
+    source = jnp.arange(log_p.shape[1]) + up - down
 
     def take(leaf: Array) -> Array:
         return jnp.take_along_axis(leaf, source.reshape(source.shape + (1,) * (leaf.ndim - 2)), axis=1)
 
-    mean = jnp.sum(jnp.where(is_tried, probability, 0.0), axis=0) / jnp.sum(is_tried, axis=0)  # 0/0 if never tried
-    return jax.tree.map(take, chains), mean
+    return jax.tree.map(take, chains), jnp.where(is_tried, jnp.mean(probability, axis=0), jnp.nan)
 
 
 def _count_round_trips(

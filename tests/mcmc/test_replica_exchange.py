@@ -1,7 +1,6 @@
 """Replica exchange against quadrature, and its bookkeeping against plain Python."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -153,40 +152,6 @@ def test_an_exchange_obeys_the_metropolis_rule():
     assert np.all(np.asarray(exchanged)[:, 0] == 0)
 
 
-def test_many_exchanges_distribute_points_by_their_energies_alone():
-    num_ladders, log_p = 20_000, np.array([0.0, 1.5, -0.7])
-    inverse = np.array([1.0, 0.5, 0.25])
-    walker = jnp.broadcast_to(jnp.arange(3), (num_ladders, 3))
-    log_p_of_all = jnp.broadcast_to(jnp.asarray(log_p, jnp.float32), (num_ladders, 3))
-    exchanged, mean = _exchange(
-        jax.random.key(4), walker, log_p_of_all, jnp.asarray(inverse), jnp.asarray(0), num_rounds=60
-    )
-    orders = list(itertools.permutations(range(3)))
-    weights = np.exp([np.dot(inverse, log_p[list(order)]) for order in orders])
-    expected = weights / weights.sum()
-    found = [np.mean(np.all(np.asarray(exchanged) == order, axis=1)) for order in orders]
-    # Five standard deviations of a binomial; sixty rounds forget the start.
-    np.testing.assert_array_less(np.abs(found - expected), 5 * np.sqrt(expected * (1 - expected) / num_ladders))
-    assert np.all((np.asarray(mean) > 0.1) & (np.asarray(mean) < 1))
-
-
-def test_rounds_of_exchanges_are_as_sweeps_of_one():
-    rng = np.random.default_rng(1)
-    log_p = jnp.asarray(rng.normal(scale=2.0, size=(50, 4)), jnp.float32)
-    inverse = jnp.asarray([1.0, 0.6, 0.4, 0.2])
-    key, number = jax.random.key(5), jnp.asarray(7)
-    start = (jnp.broadcast_to(jnp.arange(4), log_p.shape), log_p, jnp.asarray(rng.normal(size=(50, 4, 2))))
-    together, mean = _exchange(key, start, log_p, inverse, number, num_rounds=3)
-    chains, tried = start, []
-    for offset, round_key in enumerate(jax.random.split(key, 3)):
-        chains, acceptance = _exchange(round_key, chains, chains[1], inverse, number + offset)
-        tried.append(acceptance)
-    jax.tree.map(np.testing.assert_array_equal, together, chains)
-    # Pairs 0 and 2 were tried in the second round alone, pair 1 in the first and the third.
-    np.testing.assert_allclose(mean, np.nanmean(tried, axis=0), rtol=1e-6)
-    np.testing.assert_array_equal(np.isnan(tried), [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
-
-
 @pytest.mark.parametrize("factors", [(), (1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (1.0, np.inf), (1.0, np.nan)])
 def test_factors_out_of_range(factors):
     with pytest.raises(ValueError, match="temperature_factors"):
@@ -195,13 +160,7 @@ def test_factors_out_of_range(factors):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("num_leapfrog_steps", 0),
-        ("moves_per_sweep", 0),
-        ("exchanges_per_sweep", 0),
-        ("target_acceptance", 1.0),
-        ("step_size_jitter", 1.0),
-    ],
+    [("num_leapfrog_steps", 0), ("moves_per_sweep", 0), ("target_acceptance", 1.0), ("step_size_jitter", 1.0)],
 )
 def test_config_out_of_range(name, value):
     with pytest.raises(ValueError, match=name):
