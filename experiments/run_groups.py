@@ -205,7 +205,9 @@ def _differences(configs: Sequence[dict[str, Any]]) -> list[str]:
     ]
     endings = [key.rpartition(".")[2] for key in differing]
     shown = [ending if endings.count(ending) == 1 else key for key, ending in zip(differing, endings, strict=True)]
+    named = list(zip(differing, shown, strict=True))
+    # Without the spaces of a list, at which figures would break lines.
     return [
-        ", ".join(f"{name}={config.get(key, tables.MISSING)}" for key, name in zip(differing, shown, strict=True))
+        ", ".join(f"{name}={config.get(key, tables.MISSING)}".replace(", ", ",") for key, name in named)
         for config in configs
     ]

@@ -1,8 +1,11 @@
 """Figures over groups of runs: what the axes hold, and that every combination of gaps can be drawn."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from cmtjax.evaluation.figures import comparison
 from cmtjax.evaluation.figures.ramachandran_comparison import RamachandranPlots, plot_ramachandran_comparison
@@ -53,6 +56,41 @@ def test_curves_are_mean_and_range_over_seeds(tmp_path, drawn):
     assert "no values" in panel(drawn[0], "KL to the previous").texts[0].get_text()
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
+
+
+def settings(first):
+    """A label of many settings, as of a group of runs that differ in all of them."""
+    return f"CMT ({', '.join(f'name_of_setting_{i}={first + i / 1000}' for i in range(14))})"
+
+
+def is_within(outer, inner):
+    return outer.x0 <= inner.x0 and inner.x1 <= outer.x1 and outer.y0 <= inner.y0 and inner.y1 <= outer.y1
+
+
+def test_long_labels_stay_on_the_page(tmp_path, drawn):
+    labels = [settings(0), settings(1), "CMT"]
+    comparison.plot_curves({label: [run_metrics()] for label in labels}, tmp_path / "curves.png", title="system")
+    rows = [
+        TableRow("system", label, "", 1, {"ess": Estimate(0.5, None, 1), "target_evaluations": Estimate(1e6, None, 1)})
+        for label in labels
+    ]
+    comparison.plot_cost(rows, [], tmp_path / "cost.png", title="system")
+    for figure in drawn:
+        for legend in figure.legends:
+            assert is_within(figure.bbox, legend.get_window_extent())
+            assert {" ".join(text.get_text().split()) for text in legend.get_texts()} <= set(labels)
+    masses = np.full((10, 10), 0.01)
+    plots = [RamachandranPlots(label, masses, None) for label in labels]
+    plot_ramachandran_comparison(masses, plots, tmp_path / "plots.png", temperature_kelvin=300.0)
+    titles = [
+        text.get_window_extent()
+        for axes in drawn[-1].axes
+        for text in axes.findobj(Text)
+        if text.get_text() and text.get_text() == axes.get_title(loc="left")
+    ]
+    assert len(titles) == 4
+    for left, right in itertools.pairwise(sorted(titles, key=lambda extent: extent.x0)):
+        assert left.x1 < right.x0
 
 
 def test_step_ess_shows_the_bound_of_each_trust_region(tmp_path, drawn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,8 @@ Metrics = Mapping[str, np.ndarray]
 _COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINE_STYLES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Of a legend, at its font size; and what a handle and the gap to the next column take.
+_CHARACTERS_AN_INCH, _HANDLE_CHARACTERS = 11.5, 8
 _AXIS_TITLES = {"annealing_step": "annealing step", "target_evaluations": "target evaluations"}
 
 
@@ -74,10 +77,12 @@ def _draw_band(axes: Axes, band: _Band, color: str, style: str = "-") -> Line2D:
 
 
 def _legend_below(figure: Figure, handles: Mapping[str, Any], max_columns: int) -> None:
-    """One legend for all panels, in as many columns as its longest label allows."""
-    longest = max(map(len, handles), default=0)
-    columns = max(1, min(len(handles), max_columns, 150 // (longest + 8)))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    """One legend for all panels, in as many columns as its longest label allows; what is longer is wrapped."""
+    width = int(_CHARACTERS_AN_INCH * figure.get_figwidth()) - _HANDLE_CHARACTERS
+    labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in handles]
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
+    columns = max(1, min(len(handles), max_columns, (width + _HANDLE_CHARACTERS) // (longest + _HANDLE_CHARACTERS)))
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns)
 
 
 def _set_share(axes: Axes, bands: Sequence[_Band]) -> None:

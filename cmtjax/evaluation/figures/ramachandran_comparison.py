@@ -16,7 +16,8 @@ from cmtjax.evaluation.figures.style import new_figure, say_empty
 from cmtjax.evaluation.ramachandran import free_energy_kj_mol
 
 # Characters of a panel's title that fit over it.
-_TITLE_WIDTH = 34
+_TITLE_WIDTH = 30
+_TITLE_LINE_INCHES = 0.16
 
 
 class RamachandranPlots(NamedTuple):
@@ -71,7 +72,10 @@ def plot_ramachandran_comparison(
     if all(masses is None for row in rows for _, masses in row):
         raise ValueError("plots and truth_masses must have at least one Ramachandran plot, got none.")
     num_columns = len(rows[0])
-    with new_figure(path, (3.1 * num_columns + 1.3, 3.3 * len(rows) + 0.5), layout="compressed") as figure:
+    # Room for titles of any length, else the panels would shrink and the titles meet.
+    title_lines = sum(max(name.count("\n") for name, _ in row) for row in rows)
+    height = 3.3 * len(rows) + 0.5 + _TITLE_LINE_INCHES * title_lines
+    with new_figure(path, (3.1 * num_columns + 1.3, height), layout="compressed") as figure:
         panels = figure.subplots(len(rows), num_columns, squeeze=False, sharex=True, sharey=True)
         image = None
         for row, row_panels in zip(rows, panels, strict=True):
