@@ -196,7 +196,8 @@ def count_entries(basins: Basins, torsions_rad: Float[np.ndarray, "draws chains 
 
     Returns:
       (basins,) entries of all chains together. A weight w from n visits has a relative error of some (1 − w) √(2/n)
-      where stays inside and outside last exponentially distributed times.
+      where stays inside and outside last exponentially distributed times, and more where visits come in bunches, as
+      those of a walker that goes up and down a ladder of temperatures.
 
     Raises:
       ValueError: if torsions_rad has another shape.
