@@ -49,6 +49,16 @@ def _evaluate(programs, run, data, *flags):
     )
 
 
+@pytest.fixture(scope="module")
+def evaluated(data, run, programs, tmp_path_factory):
+    """The run, evaluated against the data set; and what the program printed."""
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(run, copy)
+    result = _evaluate(programs, copy, data[0])
+    assert result.returncode == 0, result.stdout + result.stderr
+    return copy, result.stdout
+
+
 def _forget_the_end(path, num_chunks):
     """Makes of a finished data set what a stop after its first chunks leaves."""
     for chunk in sorted(path.glob("chunk_*.npz"))[num_chunks:]:
@@ -187,10 +197,9 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_samples(run, monkeypatc
     assert not np.any(np.all(other.u == samples.u, axis=1))
 
 
-def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
+def test_evaluation_adds_to_the_summary_and_draws(data, run, evaluated):
     before = json.loads((run / "summary.json").read_text())
-    result = _evaluate(programs, run, data[0])
-    assert result.returncode == 0, result.stdout + result.stderr
+    run, output = evaluated
     summary = json.loads((run / "summary.json").read_text())
     assert summary["finished"]
     assert set(before) <= set(summary)
@@ -206,9 +215,9 @@ def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
     )
     assert summary["eubo"] >= summary["log_z"] - 5 * summary["log_z_standard_error"]
     assert summary["evaluation_data_mixed"] is False
-    assert "NOT MIXED" in result.stdout
-    assert "basins of ALA1" in result.stdout
-    assert "| basin (φ, ψ) | truth | entries |" in result.stdout
+    assert "NOT MIXED" in output
+    assert "basins of ALA1" in output
+    assert "| basin (φ, ψ) | truth | entries |" in output
     for name in ("ramachandran_truth", "energies_truth", "log_weights", "torsions", "bonds_angles"):
         assert (run / "figures" / f"{name}.png").stat().st_size > 10_000
     with np.load(run / "ramachandran.npz") as arrays:
@@ -219,7 +228,7 @@ def test_evaluation_adds_to_the_summary_and_draws(data, run, programs):
     assert not (run / "evaluation").exists()
 
 
-def test_an_imported_truth_replaces_what_was_found_against_another(data, run, programs, tmp_path):
+def test_an_imported_truth_replaces_what_was_found_against_another(data, evaluated, programs, tmp_path):
     stored = datasets.open_data_set(data[0])
     frames_nm = stored.coordinates.to_physical(stored.u().reshape(-1, stored.num_dims))[0]
     np.save(tmp_path / "published.npy", 10 * np.asarray(frames_nm, np.float64).reshape(len(frames_nm), -1))
@@ -238,8 +247,7 @@ def test_an_imported_truth_replaces_what_was_found_against_another(data, run, pr
     np.testing.assert_allclose(energies, stored.energy_kj_mol().reshape(-1), atol=0.01)
 
     copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    assert _evaluate(programs, copy, data[0]).returncode == 0
+    shutil.copytree(evaluated[0], copy)
     before = json.loads((copy / "summary.json").read_text())
     assert "ram_tw2" in before
     result = _evaluate(programs, copy, imported, "--num_transport_samples=0")
@@ -253,7 +261,7 @@ def test_an_imported_truth_replaces_what_was_found_against_another(data, run, pr
     assert summary["ram_tv"] == pytest.approx(before["ram_tv"], abs=1e-3)
 
 
-def test_several_data_sets_are_one_truth(data, run, programs, tmp_path):
+def test_several_data_sets_are_one_truth(data, evaluated, programs, tmp_path):
     metadata = json.loads((data[0] / "metadata.json").read_text())
     second = tmp_path / "second"
     shutil.copytree(data[0], second)  # as if made with another seed, of draws in another order
@@ -264,8 +272,7 @@ def test_several_data_sets_are_one_truth(data, run, programs, tmp_path):
             reversed_arrays = {name: arrays[name][::-1] for name in ("u", "energy_kj_mol")}
         np.savez(chunk, **reversed_arrays)
     copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    assert _evaluate(programs, copy, data[0]).returncode == 0
+    shutil.copytree(evaluated[0], copy)
     alone = json.loads((copy / "summary.json").read_text())
     result = _evaluate(programs, copy, f"{data[0]},{second}")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -311,7 +318,11 @@ def test_data_sets_that_cannot_stand_side_by_side_are_refused(data, run, monkeyp
     (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1, "temperature_kelvin": 310.0}))
     with pytest.raises(ValueError, match=rf"the run's temperature, 300.0 K, got 310.0 K in {other}"):
         open_data_sets([path, other], directory)
-    (other / "metadata.json").write_text(json.dumps({**metadata, "seed": 1}))
+    text = json.dumps(metadata).replace("amber96-obc1", "amber99sbildn-obc2")
+    (other / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match="must have the run's force field, amber96-obc1, got amber99sbildn-obc2"):
+        open_data_sets([other], directory)
+    (other / "metadata.json").write_text(json.dumps(metadata))
     sorted(other.glob("chunk_*.npz"))[-1].unlink()
     with pytest.raises(ValueError, match=r"of one length, got 300 draws in .* and 200 in"):
         open_data_sets([path, other], directory)
@@ -320,14 +331,9 @@ def test_data_sets_that_cannot_stand_side_by_side_are_refused(data, run, monkeyp
 
 
 def test_wrong_requests_are_one_line(data, run, programs, tmp_path):
-    shutil.copytree(data[0], tmp_path / "other_force_field")
-    metadata = tmp_path / "other_force_field" / "metadata.json"
-    metadata.write_text(metadata.read_text().replace("amber96-obc1", "amber99sbildn-obc2"))
     for flags, text in (
-        ((f"--data={tmp_path / 'none'}",), "does not exist"),
-        (("--num_samples=10",), "at least 1000"),
+        ((f"--data={tmp_path / 'none'},{data[0]}",), "does not exist"),
         (("--num_transport_samples=1",), "must be 0 or at least 2"),
-        ((f"--data={metadata.parent}",), "must have the run's force field, amber96-obc1"),
     ):
         result = _evaluate(programs, run, data[0], *flags)
         assert result.returncode == 2
