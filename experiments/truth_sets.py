@@ -73,9 +73,13 @@ def open_data_sets(paths: Sequence[str], run: runs.RunDirectory) -> list[dataset
 
 
 def _are_same_chains(a: datasets.DataSet, b: datasets.DataSet) -> bool:
-    """Whether a chain of each begins with the very same energy, which no two independent ones do."""
-    starts = [next((chunk.energy_kj_mol[0] for chunk in data.chunks() if len(chunk.u)), ()) for data in (a, b)]
-    return bool(np.intersect1d(*starts).size)
+    """Whether a chain of each begins at the very same point, which no two independent ones do.
+
+    Energies alone would not do: in single precision some of thousands of chains share one by chance.
+    """
+    starts = [next((chunk.u[0] for chunk in data.chunks() if len(chunk.u)), ()) for data in (a, b)]
+    first, second = ({np.asarray(point).tobytes() for point in points} for points in starts)
+    return not first.isdisjoint(second)
 
 
 def read(sets: Sequence[datasets.DataSet], coordinates: InternalCoordinates) -> Truth:
