@@ -74,6 +74,15 @@ def write_report(
             log_weights=clipped,
             pair_names=coordinates.ramachandran_names,
         )
+    steps, counts = run.read_ramachandran_path()
+    if len(steps):
+        figures.plot_ramachandran_path(
+            steps,
+            counts,
+            directory / "ramachandran_path.png",
+            temperature_kelvin=temperature,
+            pair_names=coordinates.ramachandran_names,
+        )
     energies_kj_mol = -samples.log_p * thermal_energy_kj_mol(temperature)
     figures.plot_energy_histogram(energies_kj_mol, directory / "energies.png", log_weights=clipped)
     # What evaluate.py may have made of an earlier checkpoint is not of this flow.

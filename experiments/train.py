@@ -9,6 +9,7 @@ same command. --config.num_seeds=4 trains four runs in one compiled program, in 
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import report
 from absl import flags
 
 import cmtjax
-from cmtjax import methods, molecules, runs, targets
+from cmtjax import evaluation, methods, molecules, runs, targets
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 from cmtjax.runs.directory import seed_directories
@@ -91,7 +92,9 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
             regularization=config["energy"]["regularization"],
         )
         flow = build.build_flow(config["flow"], target.domain)
-        method = build.build_method(config, target, flow)
+        coordinates = internal_coordinates(molecule)
+        observe = functools.partial(evaluation.ramachandran_counts, coordinates=coordinates)
+        method = build.build_method(config, target, flow, observe if len(coordinates.ramachandran_pairs) else None)
         keys = [jax.random.split(jax.random.key(run.config["seed"])) for run in run_list]
         template = jax.eval_shape(method.init, keys[0][0])
         done, state = _restore(run_list, template)
@@ -121,25 +124,28 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
     for step in range(done + 1, num_steps + 1):
         start = time.monotonic()
         state, infos = update(state)
+        infos = jax.device_get(infos)
+        plots = _unstack(infos.observed, num_runs)
         rows = [
-            {name: value.item() for name, value in info._asdict().items()}
-            for info in _unstack(jax.device_get(infos), num_runs)
+            {name: value.item() for name, value in info._asdict().items() if value is not None}
+            for info in _unstack(infos._replace(observed=None), num_runs)
         ]
         seconds = time.monotonic() - start
-        for run, run_state, row in zip(run_list, _unstack(state, num_runs), rows, strict=True):
+        for run, run_state, row, plot in zip(run_list, _unstack(state, num_runs), rows, plots, strict=True):
             counts = {
                 "target_evaluations": before.get("target_evaluations", 0) + step * method.num_target_evaluations,
                 "gradient_steps": before.get("gradient_steps", 0) + step * method.num_gradient_steps,
             }
             run.append_metrics({"annealing_step": step, **counts, **row})
             run.append_timings({"annealing_step": step, "seconds": seconds})
+            if plot is not None:
+                run.append_ramachandran(step, plot)
             run.save_checkpoint(step, run_state)
         progress.report(_shown(rows))
         for run, row in zip(run_list, rows, strict=True):
             where = f"step {step}" + (f" of {run.path.name}" if num_runs > 1 else "")
             for problem in methods.describe_problems(row):
                 print(f"warning: {where}: {problem}", flush=True)
-    coordinates = internal_coordinates(molecule)
     for run, run_state, (_, evaluation_key) in zip(run_list, _unstack(state, num_runs), keys, strict=True):
         if num_runs > 1:
             print(f"evaluating {run.path}" + (": done before." if run.is_finished else ""), flush=True)

@@ -30,6 +30,7 @@ from cmtjax.evaluation.ramachandran import (
     ramachandran_histogram,
     region_weight,
 )
+from cmtjax.evaluation.ramachandran_path import ramachandran_counts
 from cmtjax.evaluation.transport import Wasserstein, clash_bound_kj_mol, energy_wasserstein2, torus_wasserstein2
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "marginal_wasserstein1",
     "phi_positive_metrics",
     "ramachandran_block_histogram",
+    "ramachandran_counts",
     "ramachandran_histogram",
     "ramachandran_kl",
     "ramachandran_total_variation",

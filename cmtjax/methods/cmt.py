@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ class CMTState(NamedTuple):
 
 
 class CMTInfo(NamedTuple):
-    """Diagnostics of the step from q_i to q_{i+1}; all scalars. The buffer is drawn from q_i.
+    """Diagnostics of the step from q_i to q_{i+1}; scalars but for the last. The buffer is drawn from q_i.
 
     Attributes:
       trust_region_multiplier: λ_i.
@@ -123,6 +123,7 @@ class CMTInfo(NamedTuple):
       gradient_norm: mean over the fit, before clipping.
       num_failed: samples whose log p̃ is NaN.
       num_skipped_updates: gradient steps skipped for a gradient that is not finite.
+      observed: what ``observe`` makes of the buffer, a pytree of arrays; None without it.
     """
 
     trust_region_multiplier: Float[Array, ""]
@@ -145,6 +146,7 @@ class CMTInfo(NamedTuple):
     gradient_norm: Float[Array, ""]
     num_failed: Int[Array, ""]
     num_skipped_updates: Int[Array, ""]
+    observed: Any = None
 
 
 class Method(NamedTuple):
@@ -167,7 +169,13 @@ class Method(NamedTuple):
 _ESS_CLIP_FRACTION = 1e-4
 
 
-def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, config: CMTConfig) -> Method:
+def cmt(
+    target: Target,
+    flow: Flow,
+    optimizer: optax.GradientTransformation,
+    config: CMTConfig,
+    observe: Callable[[Float[Array, "N d"]], Any] | None = None,
+) -> Method:
     """Constrained Mass Transport with a normalizing flow ([CMT] Algorithm 2).
 
     One update draws a buffer from q_i, solves the dual for (λ_i, η_i), and fits the flow to q_{i+1} by weighted maximum
@@ -179,6 +187,8 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
       flow: the family of densities, on the target's domain.
       optimizer: an optax transformation, its schedule counting gradient steps.
       config: sizes and bounds.
+      observe: traceable, (N, d) samples of q_i on the unit box -> pytree of arrays for ``CMTInfo.observed``, such as
+        histograms that follow a mode along the path; it costs no sample of its own.
 
     Returns:
       The init/update pair.
@@ -278,6 +288,7 @@ def cmt(target: Target, flow: Flow, optimizer: optax.GradientTransformation, con
             gradient_norm=fit.gradient_norm,
             num_failed=jnp.sum(jnp.isnan(buffer.log_p)).astype(jnp.int32),
             num_skipped_updates=fit.num_skipped_updates,
+            observed=None if observe is None else observe(buffer.u),
         )
         return CMTState(key, params, iterate, optimizer_state, path, next_dual, state.annealing_step + 1), info
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -84,14 +84,16 @@ def _inf_is_none(section: Mapping[str, Any], *bounds: str) -> dict[str, Any]:
     return {name: None if name in bounds and value == float("inf") else value for name, value in section.items()}
 
 
-def build_method(config: Mapping[str, Any], target: Target, flow: Flow) -> Method:
-    """The method that ``config.method`` describes, with its optimizer.
+def build_method(
+    config: Mapping[str, Any], target: Target, flow: Flow, observe: Callable[[Any], Any] | None = None
+) -> Method:
+    """The method that ``config.method`` describes, with its optimizer; ``observe`` as in ``methods.cmt``.
 
     Raises:
       ValueError: if the method is unknown or a number is out of range.
     """
     settings, optimizer = _method_settings(config)
-    return cmt(target, flow, optimizer, settings)
+    return cmt(target, flow, optimizer, settings, observe)
 
 
 def check_config(config: Mapping[str, Any]) -> None:

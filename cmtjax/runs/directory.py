@@ -14,6 +14,7 @@ import numpy as np
 from cmtjax.runs import checkpoints
 from cmtjax.runs.errors import RunDirectoryError
 from cmtjax.runs.files import atomic_write_text, to_json
+from cmtjax.runs.step_arrays import StepArrays
 from cmtjax.runs.tables import StepTable
 
 
@@ -30,6 +31,7 @@ class RunDirectory:
         self.config = config
         self._metrics = StepTable(path / "metrics.csv")
         self._timings = StepTable(path / "timings.csv")
+        self._ramachandran_path = StepArrays(path / "ramachandran_path.npz")
 
     @property
     def checkpoints_directory(self) -> Path:
@@ -70,6 +72,15 @@ class RunDirectory:
     def read_timings(self) -> dict[str, np.ndarray]:
         """Columns of ``timings.csv``, as ``read_metrics``."""
         return self._timings.read()
+
+    def read_ramachandran_path(self) -> tuple[np.ndarray, np.ndarray]:
+        """How the (φ, ψ) of the flow's samples spread along the run.
+
+        Returns:
+          (steps,) annealing steps and (steps, pairs, bins, bins) counts of the samples that each of them began with, φ
+          along axis 2; both empty if there are none.
+        """
+        return self._ramachandran_path.read()
 
     def read_summary(self) -> dict[str, Any]:
         """The values given to ``write_summary``.

@@ -1,6 +1,6 @@
 """A run that is being written: started, killed at any moment, started again.
 
-What makes every kill point safe. In annealing step i the program appends the row of step i to both tables and only
+What makes every kill point safe. In annealing step i the program appends the row of step i to the tables and only
 then saves checkpoint i. A checkpoint appears as a whole or not at all, and an appended row is on the disk before
 ``append_*`` returns. Hence:
 
@@ -21,6 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
 
 from cmtjax.runs import checkpoints, files
 from cmtjax.runs.configs import describe_differences, flatten, plain_config
@@ -60,6 +63,19 @@ class Run(RunDirectory):
         """Appends to ``timings.csv``, which is kept apart because clocks do not repeat; as ``append_metrics``."""
         self._append(self._timings, row)
 
+    def append_ramachandran(self, step: int, counts: Int[np.ndarray, "pairs bins bins"]) -> None:
+        """Appends to ``ramachandran_path.npz``; before the checkpoint of the step, as ``append_metrics``.
+
+        Args:
+          step: as in the column ``annealing_step``.
+          counts: (pairs, bins, bins), see ``read_ramachandran_path``.
+
+        Raises:
+          ValueError: if the step is not above the last one or already has its checkpoint, or the shape has changed.
+        """
+        self._check_unsaved(step)
+        self._ramachandran_path.append(step, counts)
+
     def save_checkpoint(self, step: int, state: Any) -> None:
         """Saves the state after annealing step ``step``, whose rows have been appended; keeps the newest two.
 
@@ -79,7 +95,7 @@ class Run(RunDirectory):
     ) -> tuple[int, checkpoints.State] | None:
         """Returns to the newest whole checkpoint; call it before the first ``append_*``.
 
-        A damaged checkpoint is passed over with a warning. Both tables lose the rows after the checkpoint.
+        A damaged checkpoint is passed over with a warning. The tables lose the rows after the checkpoint.
 
         Args:
           template: state, or its ``jax.eval_shape``, of the structure that was saved.
@@ -97,7 +113,7 @@ class Run(RunDirectory):
         if max_step is not None:
             # Before their rows: a checkpoint never stays without the rows up to it.
             checkpoints.remove_later(self.checkpoints_directory, max_step)
-        for table in (self._metrics, self._timings):
+        for table in (self._metrics, self._timings, self._ramachandran_path):
             table.trim(self._last_saved)
         return restored
 
@@ -128,12 +144,15 @@ class Run(RunDirectory):
         self.close()
 
     def _append(self, table: StepTable, row: Mapping[str, Any]) -> None:
-        if self._last_saved is not None and row.get(STEP_COLUMN, self._last_saved + 1) <= self._last_saved:
-            raise ValueError(
-                f"the row of {STEP_COLUMN} {row[STEP_COLUMN]} must be appended before checkpoint {self._last_saved} "
-                "is saved."
-            )
+        if STEP_COLUMN in row:
+            self._check_unsaved(row[STEP_COLUMN])
         table.append(row)
+
+    def _check_unsaved(self, step: int) -> None:
+        if self._last_saved is not None and step <= self._last_saved:
+            raise ValueError(
+                f"the row of {STEP_COLUMN} {step} must be appended before checkpoint {self._last_saved} is saved."
+            )
 
 
 def open_run(workdir: str | os.PathLike[str], config: Mapping[str, Any], *, changeable: Sequence[str] = ()) -> Run:

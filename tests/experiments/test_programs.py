@@ -36,7 +36,7 @@ def test_a_run_leaves_everything_behind(finished, programs):
         "energy.npz",
     ):
         assert (workdir / name).is_file(), name
-    for name in ("training", "path", "ramachandran", "energies"):
+    for name in ("training", "path", "ramachandran", "ramachandran_path", "energies"):
         assert (workdir / "figures" / f"{name}.png").stat().st_size > 10_000
     lines = output.splitlines()
     assert "parameters; energies in JAX (every force is understood); compiling." in lines[0]
@@ -47,6 +47,9 @@ def test_a_run_leaves_everything_behind(finished, programs):
     # The trust region is active in the first steps, and the dual meets it to 0.1 %.
     np.testing.assert_allclose(metrics["kl"], 0.3, rtol=1e-3)
     assert metrics["held_out_loss"][-1] < metrics["held_out_loss"][0]
+    steps, counts = cmtjax.runs.open_existing(workdir).read_ramachandran_path()
+    assert steps.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(counts.sum((2, 3)), np.full((4, 1), 2000))  # each buffer
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["num_samples"] == 3000
     assert 0.0 < summary["ess"] <= 1.0
@@ -78,6 +81,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(finished, programs, tmp_pat
     assert "resuming after step" in result.stdout
     assert (workdir / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
     assert (workdir / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
+    paths = [cmtjax.runs.open_existing(path).read_ramachandran_path() for path in (workdir, expected)]
+    jax.tree.map(np.testing.assert_array_equal, *paths)
     jax.tree.map(np.testing.assert_array_equal, _checkpoint_params(workdir), _checkpoint_params(expected))
 
 

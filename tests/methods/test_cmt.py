@@ -40,7 +40,7 @@ def _flow(target, **kwargs):
     return spline_flow(target.domain, **options)
 
 
-def _small(target=None, *, num_steps=2, optimizer=None, **config):
+def _small(target=None, *, num_steps=2, optimizer=None, observe=None, **config):
     target = target or from_log_prob(lambda x: -jnp.sum((x - 0.3) ** 2) / 0.02, -np.ones(3), np.ones(3))
     flow = _flow(target, num_couplings=1, hidden_sizes=(8,), num_bins=4)
     settings = {"buffer_size": 600, "batch_size": 50, "num_gradient_steps": 6, "chunk_size": 250, **config}
@@ -48,13 +48,13 @@ def _small(target=None, *, num_steps=2, optimizer=None, **config):
     optimizer = optimizer or adam_with_cosine(
         learning_rate=1e-2, num_steps=num_steps * settings["num_gradient_steps"], max_gradient_norm=100.0
     )
-    return cmt(target, flow, optimizer, CMTConfig(**settings))
+    return cmt(target, flow, optimizer, CMTConfig(**settings), observe)
 
 
 @pytest.fixture(scope="module")
 def small_method():
-    """The method of ``_small`` and its compiled update, of which a second tracing is an error."""
-    method = _small()
+    """The method of ``_small`` and its compiled update, of which a second tracing is an error; it observes means."""
+    method = _small(observe=lambda u: {"mean": jnp.mean(u, axis=0), "buffer": u[:2]})
     chex.clear_trace_counter()
     return method, jax.jit(chex.assert_max_traces(method.update, n=1))
 
@@ -129,9 +129,22 @@ def test_four_variants(trust_region_bound, entropy_bound, small_method):
         assert info.beta == 1.0
         np.testing.assert_allclose(info.ess_next, info.ess_target_raw, rtol=1e-5)
     assert info.dual_status == 0
-    for name, value in info._asdict().items():
+    for name, value in info._replace(observed=0.0)._asdict().items():
         chex.assert_rank(value, 0)
         assert np.isfinite(value), name
+
+
+def test_observes_the_buffer_that_the_step_began_with(small_method):
+    method, update = small_method
+    _, first = update(method.init(jax.random.key(0)))
+    second_state, _ = update(method.init(jax.random.key(0)))
+    _, second = update(second_state)
+    assert first.observed["buffer"].shape == (2, 3)
+    # The first buffer is of the base, symmetric about 0.5 and at most as wide as the box; the target's mean is 0.65.
+    error = 1 / np.sqrt(12 * 600)
+    np.testing.assert_allclose(first.observed["mean"], 0.5, atol=4 * error)
+    assert np.all((first.observed["buffer"] > 0) & (first.observed["buffer"] < 1))
+    assert np.any(first.observed["buffer"] != second.observed["buffer"])
 
 
 def test_compiles_once_and_is_reproducible(small_method):

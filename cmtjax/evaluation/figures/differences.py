@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 
 from cmtjax.evaluation.basins import Basins
-from cmtjax.evaluation.figures.samples import _draw_free_energy
+from cmtjax.evaluation.figures.samples import draw_free_energy
 from cmtjax.evaluation.figures.style import new_figure
 from cmtjax.evaluation.histograms import BlockHistogram
 from cmtjax.evaluation.ramachandran import free_energy_kj_mol
@@ -61,7 +61,7 @@ def free_energy_difference(
 
 
 def _draw_difference(axes: Axes, difference: np.ndarray, max_kj_mol: float) -> AxesImage:
-    image = _draw_free_energy(axes, np.clip(difference, -max_kj_mol, max_kj_mol), max_kj_mol)
+    image = draw_free_energy(axes, np.clip(difference, -max_kj_mol, max_kj_mol), max_kj_mol)
     image.set_cmap(matplotlib.colormaps["PuOr"])  # safe for all common kinds of color blindness
     image.set_clim(-max_kj_mol, max_kj_mol)
     return image
@@ -126,7 +126,7 @@ def plot_ramachandran_differences(
         panels = figure.subplots(num_pairs, num_columns, squeeze=False, sharex=True, sharey=True)
         for pair, row in enumerate(panels):
             for panel, histogram in zip(row, (truth, *variants.values()), strict=False):
-                free_energy = _draw_free_energy(
+                free_energy = draw_free_energy(
                     panel, free_energy_kj_mol(histogram.masses[pair], temperature_kelvin), max_kj_mol
                 )
             for panel, histogram in zip(row[num_free:], variants.values(), strict=True):

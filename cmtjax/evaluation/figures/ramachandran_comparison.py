@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from cmtjax.evaluation.figures.samples import _draw_free_energy
+from cmtjax.evaluation.figures.samples import draw_free_energy
 from cmtjax.evaluation.figures.style import new_figure, say_empty
 from cmtjax.evaluation.ramachandran import free_energy_kj_mol
 
@@ -84,7 +84,7 @@ def plot_ramachandran_comparison(
                 if masses is None:
                     say_empty(panel, "no plot")
                 else:
-                    image = _draw_free_energy(panel, free_energy_kj_mol(masses, temperature_kelvin), max_kj_mol)
+                    image = draw_free_energy(panel, free_energy_kj_mol(masses, temperature_kelvin), max_kj_mol)
                     panel.set(xticks=(-120, 0, 120), yticks=(-120, 0, 120))
             row_panels[0].set_ylabel("ψ (degrees)")
         for panel in panels[-1]:

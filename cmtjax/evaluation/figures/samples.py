@@ -19,7 +19,7 @@ from cmtjax.evaluation.ramachandran import free_energy_kj_mol, ramachandran_hist
 from cmtjax.evaluation.weights import normalized_weights
 
 
-def _draw_free_energy(axes: Axes, free_energy: np.ndarray, max_kj_mol: float) -> AxesImage:
+def draw_free_energy(axes: Axes, free_energy: np.ndarray, max_kj_mol: float) -> AxesImage:
     """One panel; empty bins keep the light background, and those beyond the scale are gray, so as not to stand out."""
     axes.set_facecolor("#F2F2F2")
     image = axes.imshow(
@@ -94,7 +94,7 @@ def plot_ramachandran(
         for pair in range(num_pairs):
             for panel, (title, variant) in zip(panels[pair], variants, strict=True):
                 histogram = ramachandran_histogram(phi_rad[:, pair], psi_rad[:, pair], variant, num_bins)
-                image = _draw_free_energy(panel, free_energy_kj_mol(histogram, temperature_kelvin), max_kj_mol)
+                image = draw_free_energy(panel, free_energy_kj_mol(histogram, temperature_kelvin), max_kj_mol)
                 if pair == 0:
                     panel.set_title(title)
             name = "" if pair_names is None else f"{pair_names[pair]}\n"
