@@ -4,12 +4,13 @@
 
 Suites:
   gradient_step: milliseconds of a gradient step of --config (the published flow of the dipeptide by default) against
-    its own matrix products as a program of their own; with distrax's spline; and by PyTorch with nflows, if installed.
+    its own matrix products as a program of their own; with distrax's spline; and by PyTorch with nflows, if installed
+    and where JAX computes on the CPU like it.
   kernels: what a gradient step of --config runs on the device, by a profile: kernels, how often, shares of the time.
   annealing_step: compilation, seconds, memory and shares of one annealing step of --config.
   energies: energies a second on the device, from the OpenMM worker pool and from one bare OpenMM loop.
   dynamics: steps a second of replica exchange on the device (--batch_sizes: ladders of six temperatures at once) and of
-    OpenMM's Langevin dynamics in worker processes.
+    OpenMM's Langevin dynamics in worker processes; hours of 1e7 samples on the device, at 96 steps each.
   pool: the OpenMM worker pool against one bare OpenMM loop on the same platform. The ratio is
     pool / (num_workers x bare loop).
   dual: seconds of the compiled dual solver on 500,000 samples, from scratch and from earlier multipliers, over
@@ -17,6 +18,9 @@ Suites:
 
 Whatever is compared runs in turns within one process, so that all see the same load of the machine; medians over the
 turns are reported, and medians of the ratios within a turn.
+
+Memory: temporary_mib is what a program needs besides its arguments and results; peak_mib is the high-water mark of the
+whole process (of the accelerator where there is one), all rows before included, so it never falls from row to row.
 """
 
 from __future__ import annotations

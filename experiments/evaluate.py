@@ -10,7 +10,6 @@ evaluation/ until the end: the same command resumes an evaluation that was stopp
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from typing import Any
 
@@ -23,7 +22,7 @@ from absl import flags
 
 import cmtjax
 from cmtjax import annealing, datasets, evaluation, runs
-from cmtjax.evaluation import comparison, figures, forward, histograms, marginals
+from cmtjax.evaluation import comparison, figures, forward, histograms, marginals, peptide_bonds
 from cmtjax.evaluation.blocks import chain_blocks, independent_blocks, weighted_mean
 from cmtjax.evaluation.weights import normalized_weights
 from cmtjax.runs import files
@@ -154,11 +153,31 @@ def evaluate(
         metrics |= {prefix + name: value for name, value in _true_regions(of_truth).items()}
     metrics |= _marginals(run, coordinates, truth, marginal_u, log_weights[: len(marginal_u)])
     _write_figures(run, result, coordinates, truth, model, log_weights, kt)
+    along = _basin_path(run, result, coordinates.ramachandran_names)
     tables = [
         f"basins of {name}, and how often the chains of the truth entered each:\n{evaluation.basin_table(reports)}"
         for name, reports in zip(coordinates.ramachandran_names, result.basin_reports, strict=True)
     ]
-    return metrics, tables
+    if bonds:
+        tables.append(f"cis peptide bonds:\n{peptide_bonds.cis_report([bond.name for bond in bonds], metrics)}")
+    return metrics, tables + along
+
+
+def _basin_path(run: runs.RunDirectory, result: Any, names: tuple[str, ...]) -> list[str]:
+    """Draws the weights of the basins along the run's path, and says where on it one was lost."""
+    steps, plots = run.read_ramachandran_path()
+    if not len(steps):
+        return []
+    paths = [
+        evaluation.basin_path(plots["counts"][:, pair], plots["next_masses"][:, pair], basins, masses)
+        for pair, (basins, masses) in enumerate(zip(result.basins, result.truth.masses, strict=True))
+    ]
+    figures.plot_basin_path(steps, paths, result.basins, run.figures_directory / "basin_path.png", pair_names=names)
+    return [
+        f"on the path of {name}, {text}"
+        for name, path, basins in zip(names, paths, result.basins, strict=True)
+        for text in evaluation.describe_basin_path(steps, path, basins)
+    ]
 
 
 def _true_regions(torsions: np.ndarray) -> dict[str, float]:
@@ -296,9 +315,6 @@ def _print_table(metrics: dict[str, Any]) -> None:
     for name, value in metrics.items():
         if "basins" in name and isinstance(value, str):
             print(f"{name}: {value}", flush=True)
-    cis = {name: value for name, value in metrics.items() if name.startswith("cis_") and name.endswith("_weight")}
-    if cis:
-        print("cis peptide bonds: " + json.dumps({name: round(value, 6) for name, value in cis.items()}), flush=True)
 
 
 def _error_name(name: str) -> str:

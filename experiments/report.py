@@ -74,11 +74,11 @@ def write_report(
             log_weights=clipped,
             pair_names=coordinates.ramachandran_names,
         )
-    steps, counts = run.read_ramachandran_path()
+    steps, plots = run.read_ramachandran_path()
     if len(steps):
         figures.plot_ramachandran_path(
             steps,
-            counts,
+            plots["counts"],
             directory / "ramachandran_path.png",
             temperature_kelvin=temperature,
             pair_names=coordinates.ramachandran_names,

@@ -57,11 +57,15 @@ _DRAWS_PER_CHUNK = flags.DEFINE_integer(
 _NUM_SWEEPS = flags.DEFINE_integer("sweeps_per_draw", 1, "device: sweeps (moves and an exchange) from draw to draw.")
 _MOVES = flags.DEFINE_integer("moves_per_sweep", 2, "device: HMC trajectories between two exchanges.")
 _LEAPFROG = flags.DEFINE_integer("leapfrog_steps", 8, "device: gradients a trajectory.")
-_TIME_STEP = flags.DEFINE_float("time_step_fs", 0.0, "openmm: 0 takes the papers': 1, with constraints 2.")
+_TIME_STEP = flags.DEFINE_float(
+    "time_step_fs", 0.0, "openmm: 0 takes the papers' of 300 to 500 K: 1, with constraints 2."
+)
 _FRICTION = flags.DEFINE_float("friction_per_ps", 1.0, "openmm: of the Langevin dynamics.")
 _STEPS_PER_DRAW = flags.DEFINE_integer("steps_per_draw", 500, "openmm: time steps from draw to draw, and exchange.")
 _WARM_UP_DRAWS = flags.DEFINE_integer(
-    "warm_up_draws", 500, "Draws that are thrown away; the device's step sizes adapt in them."
+    "warm_up_draws",
+    500,
+    "Draws that are thrown away; the device's step sizes adapt in them, openmm exchanges in their second half only.",
 )
 _NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "openmm: processes; 0: one a core.")
 _PLATFORM = flags.DEFINE_string("platform", "", "openmm: Reference or CPU; '' for the faster one, measured.")
@@ -217,8 +221,9 @@ def _import(temperature_kelvin: float) -> None:
         temperature_kelvin=temperature_kelvin,
         progress=lambda done: print(f"{done:,} frames", flush=True),
     )
-    diagnostics = datasets.open_data_set(_DATA.value).metadata["diagnostics"]
-    print(json.dumps(diagnostics, indent=2), flush=True)
+    data = datasets.open_data_set(_DATA.value)
+    simulation.write_ramachandran(data)
+    print(json.dumps(data.metadata["diagnostics"], indent=2), flush=True)
 
 
 if __name__ == "__main__":

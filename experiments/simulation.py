@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import program
 
-from cmtjax import datasets, mcmc, molecules, targets
+from cmtjax import datasets, evaluation, mcmc, molecules, targets
 from cmtjax.coordinates.internal import InternalCoordinates, internal_coordinates
 from cmtjax.evaluation import figures
+from cmtjax.mcmc import diagnostics as chains
 from cmtjax.molecules.rotatable import rotatable_rows
+from cmtjax.runs import files
 
 _PROBLEMS_SHOWN = 5
 
@@ -85,8 +88,14 @@ def points_of_data(coordinates: InternalCoordinates, num_points: int, data_path:
     return np.resize(u, (num_points, u.shape[1]))
 
 
-def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:
-    """Adds what the chains tell about themselves, writes a Ramachandran plot and marks the data set as finished."""
+def finish(writer: datasets.DataSetWriter, of_engine: dict[str, Any]) -> None:
+    """Adds what the chains tell about themselves, writes Ramachandran plots and marks the data set as finished.
+
+    Args:
+      writer: of the data set, with all its draws.
+      of_engine: what the engine knows of its chains, for the diagnostics; ``exchange_acceptance`` of each pair of
+        neighboring temperatures, and ``round_trips`` where they are counted, are judged.
+    """
     data = datasets.open_data_set(writer.path)
     coordinates = data.coordinates
     torsions = np.flatnonzero(coordinates.domain.groups == coordinates.domain.TORSIONS)
@@ -95,9 +104,16 @@ def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:
     names = [_row_name(coordinates, row) for row in range(torsions.size)]
     of_angles = mcmc.angle_diagnostics(angles)
     of_energy = mcmc.chain_diagnostics(energy[:, :, None])
-    problems = mcmc.mixing_problems(of_angles, names) + mcmc.mixing_problems(of_energy, ["the energy"])
+    is_phi = np.searchsorted(torsions, coordinates.ramachandran_pairs[:, 0])
+    weights, weight_problems, notes = judge_phi_positive(angles[:, :, is_phi], coordinates.ramachandran_names)
+    problems = [
+        *mcmc.mixing_problems(of_angles, names),
+        *mcmc.mixing_problems(of_energy, ["the energy"]),
+        *chains.exchange_problems(of_engine["exchange_acceptance"], of_engine.get("round_trips"), data.num_chains),
+        *weight_problems,
+    ]
     summary = {
-        **diagnostics,
+        **of_engine,
         "mixed": not problems,
         "mixing_problems": problems,
         "num_samples": data.num_samples,
@@ -109,27 +125,84 @@ def finish(writer: datasets.DataSetWriter, diagnostics: dict[str, Any]) -> None:
             name: {"r_hat": float(r_hat), "ess": float(ess), "autocorrelation_draws": float(draws)}
             for name, r_hat, ess, draws in zip(names, *of_angles, strict=True)
         },
+        "phi_positive": weights,
     }
-    pairs = coordinates.ramachandran_pairs
-    if pairs.size:
-        phi_psi = angles_rad(coordinates, data.u(pairs.reshape(-1)), pairs.reshape(-1)).reshape(-1, *pairs.shape)
-        figures.plot_ramachandran(
-            phi_psi[:, :, 0],
-            phi_psi[:, :, 1],
-            data.path / "ramachandran.png",
-            temperature_kelvin=data.metadata["temperature_kelvin"],
-        )
+    write_ramachandran(data)
     writer.finish(summary)
     print(
         f"{data.num_samples:,} samples; mean energy {summary['mean_energy_kj_mol']:.3f} ± "
         f"{summary['mean_energy_standard_error_kj_mol']:.3f} kJ/mol; least torsion ESS {of_angles.ess.min():.0f}",
         flush=True,
     )
+    for note in notes:
+        print(f"note: {note}", flush=True)
     for problem in problems[:_PROBLEMS_SHOWN]:
         print(f"warning: not mixed: {problem}", flush=True)
     if len(problems) > _PROBLEMS_SHOWN:
         print(f"warning: and {len(problems) - _PROBLEMS_SHOWN} more, see metadata.json", flush=True)
     print(f"{'mixed' if not problems else 'NOT MIXED'}: {writer.path}", flush=True)
+
+
+def judge_phi_positive(phi_rad: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """How well the chains know the weights of the rare regions of positive φ, which R̂ of the torsions does not see.
+
+    Args:
+      phi_rad: (draws, chains, pairs) of any range.
+      names: of the pairs of φ and ψ.
+
+    Returns:
+      For the diagnostics, weight, standard error (None with too few chains for one), R̂ (None where no draw, or every
+      one, is in the region) and number of visiting chains by name; the problems; and notes that are no problems.
+    """
+    lower, upper = evaluation.PHI_POSITIVE_REGIONS["phi_positive"][0]
+    phi_rad = np.mod(phi_rad + np.pi, 2 * np.pi) - np.pi
+    weights = chains.chain_weights((phi_rad > lower) & (phi_rad < upper))
+    regions = [f"{lower:g} < φ < {upper:g} rad of {name}" for name in names]
+    # A region that no chain visits is told, but no problem: it may be empty, as that of proline is, whose ring holds φ,
+    # and nothing in the draws can tell whether it is. Chains begin with φ turned at random, so that one which the
+    # ladder connects with the rest would have been seen, unless it is rarer than the draws can resolve.
+    notes = [
+        f"no chain visits {region}: it is empty, too rare for this many draws, or out of the chains' reach."
+        for region, number in zip(regions, weights.num_visiting_chains, strict=True)
+        if number == 0
+    ]
+    found = {
+        name: {
+            "weight": float(weight),
+            "standard_error": None if np.isnan(error) else float(error),
+            "r_hat": None if np.isnan(r_hat) else float(r_hat),
+            "num_visiting_chains": int(number),
+        }
+        for name, weight, error, r_hat, number in zip(names, *weights, strict=True)
+    }
+    return found, chains.weight_problems(weights, regions), notes
+
+
+def write_ramachandran(data: datasets.DataSet) -> None:
+    """Writes ``ramachandran.png`` and ``ramachandran.npz`` of a data set; nothing without a pair of φ and ψ.
+
+    The second has ``masses`` (pairs, 100, 100) float32 over [−π, π)², φ along the first axis of each, ``edges_rad``
+    (101,) and ``pair_names`` (pairs,), as the histograms in ``data/truth``.
+    """
+    coordinates = data.coordinates
+    pairs = coordinates.ramachandran_pairs
+    if not pairs.size:
+        return
+    phi_psi = angles_rad(coordinates, data.u(pairs.reshape(-1)), pairs.reshape(-1)).reshape(-1, *pairs.shape)
+    figures.plot_ramachandran(
+        phi_psi[:, :, 0],
+        phi_psi[:, :, 1],
+        data.path / "ramachandran.png",
+        temperature_kelvin=data.metadata["temperature_kelvin"],
+    )
+    histograms = [evaluation.ramachandran_histogram(*phi_psi[:, pair].T) for pair in range(len(pairs))]
+    with files.atomic_file(data.path / "ramachandran.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            masses=np.stack([histogram.masses for histogram in histograms]).astype(np.float32),
+            edges_rad=histograms[0].edges_rad,
+            pair_names=np.array(coordinates.ramachandran_names),
+        )
 
 
 def angles_rad(coordinates: InternalCoordinates, u: np.ndarray, dims: np.ndarray) -> np.ndarray:

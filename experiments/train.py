@@ -9,7 +9,6 @@ same command. --config.num_seeds=4 trains four runs in one compiled program, in 
 from __future__ import annotations
 
 import contextlib
-import functools
 import operator
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ import report
 from absl import flags
 
 import cmtjax
-from cmtjax import evaluation, methods, molecules, runs, targets
+from cmtjax import methods, molecules, runs, targets
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 from cmtjax.runs.directory import seed_directories
@@ -93,8 +92,7 @@ def train(run_list: Sequence[runs.Run], molecule: molecules.Molecule, backend: e
         )
         flow = build.build_flow(config["flow"], target.domain)
         coordinates = internal_coordinates(molecule)
-        observe = functools.partial(evaluation.ramachandran_counts, coordinates=coordinates)
-        method = build.build_method(config, target, flow, observe if len(coordinates.ramachandran_pairs) else None)
+        method = build.build_method(config, target, flow, build.ramachandran_observer(coordinates))
         keys = [jax.random.split(jax.random.key(run.config["seed"])) for run in run_list]
         template = jax.eval_shape(method.init, keys[0][0])
         done, state = _restore(run_list, template)

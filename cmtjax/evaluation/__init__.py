@@ -30,11 +30,17 @@ from cmtjax.evaluation.ramachandran import (
     ramachandran_histogram,
     region_weight,
 )
-from cmtjax.evaluation.ramachandran_path import ramachandran_counts
+from cmtjax.evaluation.ramachandran_path import (
+    BasinPath,
+    basin_path,
+    describe_basin_path,
+    ramachandran_path_arrays,
+)
 from cmtjax.evaluation.transport import Wasserstein, clash_bound_kj_mol, energy_wasserstein2, torus_wasserstein2
 
 __all__ = [
     "PHI_POSITIVE_REGIONS",
+    "BasinPath",
     "BasinReport",
     "BasinWeight",
     "Basins",
@@ -47,6 +53,7 @@ __all__ = [
     "RegionWeight",
     "TruthSamples",
     "Wasserstein",
+    "basin_path",
     "basin_report",
     "basin_table",
     "basin_verdict",
@@ -56,6 +63,7 @@ __all__ = [
     "compare",
     "coordinate_names",
     "count_entries",
+    "describe_basin_path",
     "draw_host_samples",
     "energy_wasserstein2",
     "expected_total_variation",
@@ -70,9 +78,9 @@ __all__ = [
     "marginal_wasserstein1",
     "phi_positive_metrics",
     "ramachandran_block_histogram",
-    "ramachandran_counts",
     "ramachandran_histogram",
     "ramachandran_kl",
+    "ramachandran_path_arrays",
     "ramachandran_total_variation",
     "region_weight",
     "sample_metrics",

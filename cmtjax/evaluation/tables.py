@@ -88,6 +88,9 @@ DEFAULT_COLUMNS = (
     Column("ram_tv_reweighted", "Ram TV reweighted (%)", 100.0, significant_digits=3),
     Column("ram_tw2", "torus W2 (rad)", significant_digits=3),
 )
+#: Metrics over the truth's frames, and the share of these that the flow's box does not hold.
+_FORWARD_METRICS = ("eubo", "nll")
+_SHARE_OUTSIDE = Column("share_outside_domain", "outside (%)", 100.0, significant_digits=2)
 
 _METHOD_TITLES = {
     "cmt": "CMT",
@@ -157,6 +160,9 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 def to_markdown(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLUMNS) -> str:
     """A Markdown table for each system; ± is one standard error, n the number of runs that have a value.
 
+    Where NLL or EUBO is shown, a line below the table tells the share of the truth's frames outside the flow's box, of
+    the rows for which there are any.
+
     Args:
       rows: in the order of the table; systems in the order in which they appear.
       shown: the columns.
@@ -168,6 +174,8 @@ def to_markdown(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLU
         for row in members:
             cells = [_cell(row, column, _markdown_number) for column in shown]
             lines.append(_markdown_line([row_label(row), str(row.num_runs), *cells]))
+        if outside := _frames_outside(members, shown, _markdown_number, str):
+            lines += ["", outside]
         blocks.append("\n".join([f"### {system}", "", *lines]))
     return "\n\n".join(blocks) + "\n"
 
@@ -195,7 +203,10 @@ def to_csv(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLUMNS) 
 
 
 def to_latex(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLUMNS) -> str:
-    """LaTeX tabulars for the package booktabs, with a few metrics each so that they fit a page."""
+    """LaTeX tabulars for the package booktabs, with a few metrics each so that they fit a page.
+
+    The lines that ``to_markdown`` puts below a table follow the tabular with NLL or EUBO.
+    """
     tabulars = []
     for start in range(0, len(shown), _LATEX_COLUMNS):
         part = shown[start : start + _LATEX_COLUMNS]
@@ -210,12 +221,37 @@ def to_latex(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLUMNS
                 cells = [_cell(row, column, _latex_number) for column in part]
                 name = _latex_text(system) if index == 0 else ""
                 lines.append(_latex_line([name, _latex_text(row_label(row)), str(row.num_runs), *cells]))
-        tabulars.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        for system, members in _by_system(rows).items():
+            if outside := _frames_outside(members, part, _latex_number, _latex_text):
+                lines.append(rf"\par {_latex_text(system)}: {outside}")
+        tabulars.append("\n".join(lines))
     return "% needs \\usepackage{booktabs}\n" + "\n\n".join(tabulars) + "\n"
 
 
 def _by_system(rows: Sequence[TableRow]) -> dict[str, list[TableRow]]:
     return {name: [row for row in rows if row.system == name] for name in dict.fromkeys(row.system for row in rows)}
+
+
+def _frames_outside(
+    rows: Sequence[TableRow],
+    shown: Sequence[Column],
+    write: Callable[[_Digits], str],
+    write_text: Callable[[str], str],
+) -> str:
+    """A sentence about the truth's frames outside a flow's box where a metric is over them; empty if there are none."""
+    titles = [column.title.partition(" ")[0] for column in shown if column.metric in _FORWARD_METRICS]
+    shares = [
+        f"{write(_digits(share, _SHARE_OUTSIDE))} {write_text(f'% for {row_label(row)}')}"
+        for row in rows
+        if (share := row.estimates.get(_SHARE_OUTSIDE.metric)) is not None and share.mean > 0
+    ]
+    if not titles or not shares:
+        return ""
+    return (
+        f"{write_text(' and '.join(titles))} take frames of the truth outside the flow's box at its nearest point: "
+        f"{'; '.join(shares)}."
+    )
 
 
 class _Digits(NamedTuple):

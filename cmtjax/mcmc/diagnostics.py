@@ -1,16 +1,24 @@
-"""Whether chains have mixed: rank-normalized split R̂, effective sample sizes, autocorrelation times."""
+"""Whether chains have mixed: rank-normalized split R̂, effective sample sizes, weights of rare states, exchanges."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 #: What Vehtari et al. (2021, Bayesian Analysis 16:667) ask of every quantity.
 LARGEST_R_HAT = 1.01
 SMALLEST_ESS = 400.0
+#: Neighboring temperatures that exchange less often than this are hardly coupled (0.2 to 0.3 is usual).
+SMALLEST_EXCHANGE_ACCEPTANCE = 0.1
+#: What the weight of a state may be uncertain by, relative to itself; smaller weights than the next count as that one.
+LARGEST_RELATIVE_ERROR = 0.2
+SMALLEST_JUDGED_WEIGHT = 1e-3
+#: From fewer chains no error can be told by their scatter.
+SMALLEST_NUM_CHAINS = 4
 
 
 class ChainDiagnostics(NamedTuple):
@@ -25,6 +33,23 @@ class ChainDiagnostics(NamedTuple):
     r_hat: Float[np.ndarray, " quantities"]
     ess: Float[np.ndarray, " quantities"]
     autocorrelation_draws: Float[np.ndarray, " quantities"]
+
+
+class ChainWeights(NamedTuple):
+    """Weights of states (shares of the samples that are in them) and how well the chains agree on them.
+
+    Attributes:
+      weight: (states,) mean over all draws and chains, in [0, 1].
+      standard_error: (states,) by the scatter of the means of whole chains; NaN with fewer than
+        ``SMALLEST_NUM_CHAINS``, zero and meaningless for a state that no chain visits, or none leaves.
+      r_hat: (states,) split R̂ of being in the state or not; NaN where that never changes.
+      num_visiting_chains: (states,) chains with at least one draw in the state.
+    """
+
+    weight: Float[np.ndarray, " states"]
+    standard_error: Float[np.ndarray, " states"]
+    r_hat: Float[np.ndarray, " states"]
+    num_visiting_chains: Int[np.ndarray, " states"]
 
 
 def chain_diagnostics(values: Float[np.ndarray, "draws chains quantities"]) -> ChainDiagnostics:
@@ -79,4 +104,77 @@ def mixing_problems(diagnostics: ChainDiagnostics, names: Sequence[str]) -> list
             problems.append(f"R̂ of {name} is {r_hat:.3f}, above {LARGEST_R_HAT}: chains disagree.")
         elif ess < SMALLEST_ESS:
             problems.append(f"{name} has {ess:.0f} effective samples, fewer than {SMALLEST_ESS:.0f}.")
+    return problems
+
+
+def chain_weights(is_inside: Bool[np.ndarray, "draws chains states"]) -> ChainWeights:
+    """Weights of states by independent chains of one length, with errors that hold for correlated draws.
+
+    Args:
+      is_inside: which draws are in which state, at least four draws a chain.
+
+    Raises:
+      ValueError: if there are too few draws.
+    """
+    r_hat = chain_diagnostics(is_inside.astype(np.float64)).r_hat
+    of_chains = np.mean(is_inside, axis=0)
+    num_chains = len(of_chains)
+    if num_chains < SMALLEST_NUM_CHAINS:
+        standard_error = np.full(len(r_hat), np.nan)
+    else:
+        standard_error = np.std(of_chains, axis=0, ddof=1) / np.sqrt(num_chains)
+    return ChainWeights(np.mean(of_chains, axis=0), standard_error, r_hat, np.sum(np.any(is_inside, axis=0), axis=0))
+
+
+def weight_problems(weights: ChainWeights, names: Sequence[str]) -> list[str]:
+    """Sentences that say which states have a weight that is known badly; empty if none has.
+
+    A state that no chain visits is no problem here, nor is one whose weight is small beyond doubt: it may be empty.
+    With too few chains for an error nothing is said.
+
+    Args:
+      weights: of the states.
+      names: what to call them.
+    """
+    # R̂ cannot judge a rare state. For a weight p from m chains R̂² − 1 is about m SE² / p(1 − p), as the chains'
+    # own variance is p(1 − p): R̂ = 1.01 allows 64 chains an error of 40 % in a weight of 0.2 %, and one short visit
+    # by one chain of many leaves R̂ at nearly 1. What is asked for is the weight, so its relative error is judged.
+    # Weights below ``SMALLEST_JUDGED_WEIGHT`` would need ever longer runs for the same relative error: there the error
+    # has to be small against that weight, so that a state that is empty, or nearly so, does not condemn a set for ever.
+    problems = []
+    for name, weight, error in zip(names, weights.weight, weights.standard_error, strict=True):
+        if error > LARGEST_RELATIVE_ERROR * max(weight, SMALLEST_JUDGED_WEIGHT):
+            decimals = max(0, -math.floor(math.log10(100 * error)))
+            problems.append(
+                f"the weight of {name} is known to {100 * error / weight:.0f} % only: "
+                f"({100 * weight:.{decimals}f} ± {100 * error:.{decimals}f}) %."
+            )
+    return problems
+
+
+def exchange_problems(
+    exchange_acceptance: Float[np.ndarray, " pairs"], num_round_trips: int | None, num_chains: int
+) -> list[str]:
+    """Sentences that say where the temperatures of replica exchange are not coupled; empty if they are.
+
+    Args:
+      exchange_acceptance: of each pair of neighboring temperatures, mean over its attempts; NaN without attempts.
+        Empty with one temperature, of which nothing is said.
+      num_round_trips: from the coldest to the hottest temperature and back, of all chains; None if not counted.
+      num_chains: chains, each of all temperatures.
+    """
+    problems = []
+    for pair, acceptance in enumerate(exchange_acceptance):
+        if np.isnan(acceptance):
+            problems.append(f"temperatures {pair} and {pair + 1} never tried to exchange.")
+        elif acceptance < SMALLEST_EXCHANGE_ACCEPTANCE:
+            problems.append(
+                f"temperatures {pair} and {pair + 1} exchange with a probability of {acceptance:.3f}, below "
+                f"{SMALLEST_EXCHANGE_ACCEPTANCE}."
+            )
+    if len(exchange_acceptance) and num_round_trips is not None and num_round_trips < num_chains:
+        problems.append(
+            f"{num_round_trips} round trips between the coldest and the hottest temperature are fewer than the "
+            f"{num_chains} chains."
+        )
     return problems

@@ -1,8 +1,8 @@
 """Langevin dynamics and replica exchange by OpenMM, spread over worker processes.
 
 The protocol of the published ground truths (Schopmans and Friederich, TA-BG, Table 4; von Klitzing et al., CMT,
-appendix D.2): LangevinMiddleIntegrator, 1 fs without constraints and 2 fs with constrained bonds to hydrogen, and
-replicas at 300 to 500 K that exchange with their neighbors.
+appendix D.2): 1 fs without constraints and 2 fs with constrained bonds to hydrogen, and replicas at 300 to 500 K that
+exchange with their neighbors. Their integrator is not told; here it is OpenMM's LangevinMiddleIntegrator.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def cmt(
     flow: Flow,
     optimizer: optax.GradientTransformation,
     config: CMTConfig,
-    observe: Callable[[Float[Array, "N d"]], Any] | None = None,
+    observe: Callable[[Float[Array, "N d"], Float[Array, " N"]], Any] | None = None,
 ) -> Method:
     """Constrained Mass Transport with a normalizing flow ([CMT] Algorithm 2).
 
@@ -187,8 +187,9 @@ def cmt(
       flow: the family of densities, on the target's domain.
       optimizer: an optax transformation, its schedule counting gradient steps.
       config: sizes and bounds.
-      observe: traceable, (N, d) samples of q_i on the unit box -> pytree of arrays for ``CMTInfo.observed``, such as
-        histograms that follow a mode along the path; it costs no sample of its own.
+      observe: traceable, of the (N, d) samples of q_i on the unit box and their (N,) log-weights to q_{i+1} (NaN for
+        failed samples) -> pytree of arrays for ``CMTInfo.observed``, such as histograms that follow a mode along the
+        path; it costs no sample of its own.
 
     Returns:
       The init/update pair.
@@ -288,7 +289,7 @@ def cmt(
             gradient_norm=fit.gradient_norm,
             num_failed=jnp.sum(jnp.isnan(buffer.log_p)).astype(jnp.int32),
             num_skipped_updates=fit.num_skipped_updates,
-            observed=None if observe is None else observe(buffer.u),
+            observed=None if observe is None else observe(buffer.u, log_weights),
         )
         return CMTState(key, params, iterate, optimizer_state, path, next_dual, state.annealing_step + 1), info
 

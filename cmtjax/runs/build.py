@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cmtjax.coordinates.domain import Domain
+from cmtjax.coordinates.internal import InternalCoordinates
 from cmtjax.energies.regularize import regularize_energy
 from cmtjax.flows.flow import Flow, spline_flow
 from cmtjax.methods.averaging import average_parameters
@@ -85,7 +87,7 @@ def _inf_is_none(section: Mapping[str, Any], *bounds: str) -> dict[str, Any]:
 
 
 def build_method(
-    config: Mapping[str, Any], target: Target, flow: Flow, observe: Callable[[Any], Any] | None = None
+    config: Mapping[str, Any], target: Target, flow: Flow, observe: Callable[..., Any] | None = None
 ) -> Method:
     """The method that ``config.method`` describes, with its optimizer; ``observe`` as in ``methods.cmt``.
 
@@ -94,6 +96,15 @@ def build_method(
     """
     settings, optimizer = _method_settings(config)
     return cmt(target, flow, optimizer, settings, observe)
+
+
+def ramachandran_observer(coordinates: InternalCoordinates) -> Callable[..., dict[str, Any]] | None:
+    """What ``train.py`` observes of each buffer (``evaluation.ramachandran_path_arrays``); None without φ and ψ."""
+    from cmtjax.evaluation.ramachandran_path import ramachandran_path_arrays  # Brings SciPy: not to load a sampler.
+
+    if not len(coordinates.ramachandran_pairs):
+        return None
+    return functools.partial(ramachandran_path_arrays, coordinates=coordinates)
 
 
 def check_config(config: Mapping[str, Any]) -> None:

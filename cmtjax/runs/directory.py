@@ -14,7 +14,7 @@ import numpy as np
 from cmtjax.runs import checkpoints
 from cmtjax.runs.errors import RunDirectoryError
 from cmtjax.runs.files import atomic_write_text, to_json
-from cmtjax.runs.step_arrays import StepArrays
+from cmtjax.runs.step_files import StepFiles
 from cmtjax.runs.tables import StepTable
 
 
@@ -31,7 +31,7 @@ class RunDirectory:
         self.config = config
         self._metrics = StepTable(path / "metrics.csv")
         self._timings = StepTable(path / "timings.csv")
-        self._ramachandran_path = StepArrays(path / "ramachandran_path.npz")
+        self._ramachandran_path = StepFiles(path / "ramachandran_path")
 
     @property
     def checkpoints_directory(self) -> Path:
@@ -73,12 +73,13 @@ class RunDirectory:
         """Columns of ``timings.csv``, as ``read_metrics``."""
         return self._timings.read()
 
-    def read_ramachandran_path(self) -> tuple[np.ndarray, np.ndarray]:
-        """How the (φ, ψ) of the flow's samples spread along the run.
+    def read_ramachandran_path(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Ramachandran plots of the samples that each annealing step began with.
 
         Returns:
-          (steps,) annealing steps and (steps, pairs, bins, bins) counts of the samples that each of them began with, φ
-          along axis 2; both empty if there are none.
+          (steps,) annealing steps, and name to array with one entry a step: ``counts`` and ``next_masses``,
+          (steps, pairs, bins, bins) over [−π, π), φ along axis 2 (``evaluation.ramachandran_path_arrays``). Empty for
+          molecules without φ and ψ; runs of earlier versions lack the steps that they made.
         """
         return self._ramachandran_path.read()
 

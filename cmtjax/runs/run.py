@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
 
 from cmtjax.runs import checkpoints, files
 from cmtjax.runs.configs import describe_differences, flatten, plain_config
@@ -63,18 +62,18 @@ class Run(RunDirectory):
         """Appends to ``timings.csv``, which is kept apart because clocks do not repeat; as ``append_metrics``."""
         self._append(self._timings, row)
 
-    def append_ramachandran(self, step: int, counts: Int[np.ndarray, "pairs bins bins"]) -> None:
-        """Appends to ``ramachandran_path.npz``; before the checkpoint of the step, as ``append_metrics``.
+    def append_ramachandran(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the Ramachandran plots of a step; before its checkpoint, as ``append_metrics``.
 
         Args:
           step: as in the column ``annealing_step``.
-          counts: (pairs, bins, bins), see ``read_ramachandran_path``.
+          arrays: see ``read_ramachandran_path``.
 
         Raises:
-          ValueError: if the step is not above the last one or already has its checkpoint, or the shape has changed.
+          ValueError: if the step is not above the last one or already has its checkpoint.
         """
         self._check_unsaved(step)
-        self._ramachandran_path.append(step, counts)
+        self._ramachandran_path.append(step, arrays)
 
     def save_checkpoint(self, step: int, state: Any) -> None:
         """Saves the state after annealing step ``step``, whose rows have been appended; keeps the newest two.
@@ -151,7 +150,7 @@ class Run(RunDirectory):
     def _check_unsaved(self, step: int) -> None:
         if self._last_saved is not None and step <= self._last_saved:
             raise ValueError(
-                f"the row of {STEP_COLUMN} {step} must be appended before checkpoint {self._last_saved} is saved."
+                f"what {STEP_COLUMN} {step} found must be appended before checkpoint {self._last_saved} is saved."
             )
 
 

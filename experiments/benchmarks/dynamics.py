@@ -23,7 +23,8 @@ def benchmark(name: str, num_ladders: Sequence[int], num_workers: int, num_round
     """Rows of rates, one row a number of ladders of six temperatures.
 
     A step of either engine is one evaluation of the energy with its gradient: a leapfrog step of HMC in internal
-    coordinates, or a time step of Langevin dynamics.
+    coordinates, or a time step of Langevin dynamics. ``hours_of_1e7_samples`` is what as many samples as the papers'
+    cost on the device at ``steps_per_sample`` of them: 96, a sweep of a ladder by default, 16 at each temperature.
 
     Args:
       name: a published molecule.
@@ -61,6 +62,11 @@ def benchmark(name: str, num_ladders: Sequence[int], num_workers: int, num_round
                     "device_steps_per_second": float(np.median(rates["device"])),
                     "openmm_steps_per_second": float(np.median(rates["openmm"])),
                     "device_over_openmm": float(np.median(rates["device"] / rates["openmm"])),
+                    "steps_per_sample": sampler.evaluations_per_sweep,
+                    "hours_of_1e7_samples": 1e7
+                    * sampler.evaluations_per_sweep
+                    / float(np.median(rates["device"]))
+                    / 3600,
                     "platform": dynamics.platform_name,
                     "compile_seconds": compilation,
                     "temporary_mib": temporary_mib(update),

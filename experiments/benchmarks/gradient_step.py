@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from benchmarks import torch_step
-from benchmarks.measure import Times, in_turns
+from benchmarks.measure import Times, in_turns, temporary_mib
 from jaxtyping import Array, Float
 
 from cmtjax.coordinates.internal import internal_coordinates
@@ -28,6 +28,8 @@ Kernels = list[list[Array]]
 def benchmark(config: Mapping[str, Any], num_steps: int, num_rounds: int) -> list[dict[str, Any]]:
     """Rows of milliseconds a gradient step, one row a program; ``ratio`` is to the same library's matrix products.
 
+    ``temporary_mib`` is the memory of a program besides its arguments and results, None where nobody tells (PyTorch).
+
     Args:
       config: of a run; its molecule, flow, batch size and optimizer are used.
       num_steps: gradient steps of one call.
@@ -37,20 +39,36 @@ def benchmark(config: Mapping[str, Any], num_steps: int, num_rounds: int) -> lis
     params = _trained_params(flow)
     kernels = conditioner_kernels(params)
     batch_size = config["method"]["batch_size"]
-    programs: dict[str, Program] = {"products": products_program(kernels, batch_size, num_steps)}
-    programs["step"] = step_program(config, flow, params, num_steps)
+    compiled = {
+        "products": products_program(kernels, batch_size, num_steps),
+        "step": step_program(config, flow, params, num_steps),
+    }
     with mock.patch.object(splines, "spline_forward", _distrax_forward):
         other_flow = build.build_flow(config["flow"], flow.domain)
-        programs["step, distrax spline"] = step_program(config, other_flow, params, num_steps)
+        compiled["step, distrax spline"] = step_program(config, other_flow, params, num_steps)
+    programs = {name: program for name, (program, _) in compiled.items()}
+    memory = {name: temporary_mib(executable) for name, (_, executable) in compiled.items()}
     baselines = dict.fromkeys(programs, "products")
-    if torch_step.is_available():
+    if reason := why_without_torch():
+        print(f"without rows of PyTorch: {reason}", flush=True)
+    else:
         layers = [[kernel.shape for kernel in coupling] for coupling in kernels]
         for name, (program, baseline) in torch_step.programs(config, flow.domain, layers, num_steps).items():
             programs[name], baselines[name] = program, baseline
-    else:
-        print("torch and nflows are not installed: without their rows (pip install -e '.[benchmark]')", flush=True)
     times = in_turns(programs, num_rounds)
-    return [_row(name, times[name], times[baselines[name]], num_steps) for name in programs]
+    return [
+        _row(name, times[name], times[baselines[name]], num_steps) | {"temporary_mib": memory.get(name)}
+        for name in programs
+    ]
+
+
+def why_without_torch() -> str:
+    """Why PyTorch is not measured; empty if it is."""
+    if jax.default_backend() != "cpu":
+        return f"they would measure the CPU, and JAX runs on the {jax.default_backend()} here"
+    if not torch_step.is_available():
+        return "torch and nflows are not installed (pip install -e '.[benchmark]')"
+    return ""
 
 
 def _row(name: str, own: Times, products: Times, num_steps: int) -> dict[str, Any]:
@@ -78,8 +96,10 @@ def conditioner_kernels(params: Params) -> Kernels:
     return [[layers[f"FeatureFirstDense_{index}"]["kernel"] for index in range(len(layers))] for layers in couplings]
 
 
-def step_program(config: Mapping[str, Any], flow: Flow, params: Params, num_steps: int) -> Program:
-    """``fit_flow`` with the configuration's optimizer, compiled, from where the last call ended."""
+def step_program(
+    config: Mapping[str, Any], flow: Flow, params: Params, num_steps: int
+) -> tuple[Program, jax.stages.Compiled]:
+    """``fit_flow`` with the configuration's optimizer, from where the last call ended; and what was compiled for it."""
     batch_size = config["method"]["batch_size"]
     optimizer = build.build_optimizer(config["optimizer"], config["num_annealing_steps"] * 10**6)
     u = jnp.clip(flow.base.sample(jax.random.key(2), num_steps * batch_size), 0.001, 0.999)
@@ -98,10 +118,10 @@ def step_program(config: Mapping[str, Any], flow: Flow, params: Params, num_step
         carry = compiled(*carry, u)
         return carry[0]
 
-    return program
+    return program, compiled
 
 
-def products_program(kernels: Kernels, batch_size: int, num_steps: int) -> Program:
+def products_program(kernels: Kernels, batch_size: int, num_steps: int) -> tuple[Program, jax.stages.Compiled]:
     """The matrix products of ``num_steps`` gradient steps and nothing else, in the same ``lax.scan``.
 
     All couplings forward, then all of them backward, for the gradients of kernels and inputs. Shapes, order of axes and
@@ -116,7 +136,7 @@ def products_program(kernels: Kernels, batch_size: int, num_steps: int) -> Progr
         return jax.lax.scan(lambda carry, x: (_products(kernels, x), None), empty, x)[0]
 
     compiled = jax.jit(scan).lower(kernels, x).compile()
-    return lambda: compiled(kernels, x)
+    return lambda: compiled(kernels, x), compiled
 
 
 def _products(kernels: Kernels, x: Float[Array, "inputs n"]) -> list[list[Array]]:

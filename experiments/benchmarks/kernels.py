@@ -16,7 +16,8 @@ from jax.profiler import ProfileData
 from cmtjax.coordinates.internal import internal_coordinates
 from cmtjax.runs import build
 
-# What a profile of a CPU lists beside the kernels: the runtime's own bookkeeping, and what encloses kernels.
+# What a profile of a CPU lists beside the kernels: the runtime's own bookkeeping, and what encloses kernels. Not for
+# GPUs: their streams hold kernels alone, by demangled names, as "void cutlass::Kernel2<…>(…)" of a matrix product.
 _NO_KERNEL = re.compile(r"::|^\$|^(while|call|cond|PjitFunction|end:|Thread|Wait|Execute|ParseArguments)|\s")
 
 
@@ -31,7 +32,7 @@ def benchmark(config: Mapping[str, Any], num_steps: int) -> list[dict[str, Any]]
       num_steps: gradient steps of the profiled call.
     """
     flow = build.build_flow(config["flow"], internal_coordinates(build.build_molecule(config["molecule"])).domain)
-    program = step_program(config, flow, flow.init(jax.random.key(0)), num_steps)
+    program, _ = step_program(config, flow, flow.init(jax.random.key(0)), num_steps)
     jax.block_until_ready(program())
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
@@ -62,6 +63,6 @@ def _kernel_events(profile: ProfileData) -> dict[str, tuple[int, float]]:
             if devices and not line.name.startswith("Stream"):
                 continue  # the other lines of a device repeat its kernels by module and operation
             for event in line.events:
-                if not _NO_KERNEL.search(event.name):
+                if devices or not _NO_KERNEL.search(event.name):
                     events[event.name].append(event.duration_ns * 1e-9)
     return {name: (len(durations), sum(durations)) for name, durations in events.items()}

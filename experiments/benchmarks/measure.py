@@ -72,7 +72,11 @@ def temporary_mib(compiled: jax.stages.Compiled) -> float | None:
 
 
 def peak_mib() -> float:
-    """Largest memory so far: of the accelerator if there is one, else of this process."""
+    """Largest memory so far: of the accelerator if there is one, else of this process.
+
+    A high-water mark over all that the process has done, the rows before included: it never falls, so that it belongs
+    to a row only if that row needs the most memory of all.
+    """
     statistics = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"] / 2**20

@@ -15,7 +15,7 @@ from openmm import app, unit
 
 from cmtjax.energies import AmberEnergy, amber_energy, regularize_energy
 from cmtjax.energies.amber_parameters import from_arrays, to_arrays
-from cmtjax.energies.amber_system import energies_by_term
+from cmtjax.energies.amber_system import energies_by_term, read_system
 from cmtjax.molecules import PUBLISHED_NAMES, published
 from cmtjax.molecules.peptides import build_peptide
 
@@ -95,31 +95,43 @@ def test_single_precision_near_equilibrium(name):
     positions_nm = perturbed(molecule(name).positions_nm, num_each=20, noises=(0.0, 0.002, 0.005, 0.01))
     # OpenMM gets the rounded positions: what rounding them changes is not an error of the energy.
     positions_nm = positions_nm.astype(np.float32)
-    expected, _ = openmm_values(molecule(name).system, positions_nm.astype(np.float64))
+    expected, expected_gradient = openmm_values(molecule(name).system, positions_nm.astype(np.float64))
     is_near = expected < 1e4
     assert is_near.sum() >= 20
     energies = np.asarray(jax.jit(energy_of(name))(positions_nm))
     assert energies.dtype == np.float32
     # Terms of some hundred kJ/mol may cancel to something near zero; 1e-3 is some tens of roundings of them.
     np.testing.assert_allclose(energies[is_near], expected[is_near], rtol=1e-5, atol=1e-3)
+    energies, gradient = value_and_gradient(energy_of(name), positions_nm)
+    assert gradient.dtype == np.float32
+    np.testing.assert_allclose(energies[is_near], expected[is_near], rtol=1e-5, atol=1e-3)
+    # A bond's length is off by up to 1e-8 nm, rounding at 0.1 nm; times the stiffness, some 4e5 kJ/mol/nm², that is
+    # 0.004 kJ/mol/nm a bond, and an atom has up to four. The largest forces are 3e4, with seven digits.
+    np.testing.assert_allclose(gradient[is_near], expected_gradient[is_near], rtol=1e-6, atol=0.03)
 
 
-@pytest.mark.parametrize("name", PUBLISHED_NAMES)
-def test_clashes_are_never_nan_and_their_regularized_gradient_is_finite(name):
+def check_clashes(energy, minimum_nm):
+    """Energies of collapsed, coincident and scattered atoms are large, and their regularized gradients finite."""
     rng = np.random.default_rng(1)
-    minimum = molecule(name).positions_nm
-    collapsed = [minimum * factor for factor in (0.5, 0.1, 1e-2, 1e-4, 0.0)]
-    coincident = minimum.copy()
+    collapsed = [minimum_nm * factor for factor in (0.5, 0.1, 1e-2, 1e-4, 0.0)]
+    coincident = minimum_nm.copy()
     coincident[-1] = coincident[0]
-    scattered = rng.normal(scale=0.1, size=(20, *minimum.shape))
+    # As many as near equilibrium, so that one compiled gradient serves both.
+    scattered = rng.normal(scale=0.1, size=(74, *minimum_nm.shape))
     positions_nm = jnp.asarray(np.concatenate([collapsed, [coincident], scattered]), jnp.float32)
-    energies, pullback = jax.vjp(jax.jit(energy_of(name)), positions_nm)
+    energies, pullback = jax.vjp(jax.jit(energy), positions_nm)
     assert not np.any(np.isnan(energies))
     assert np.all(energies > 1e3)  # all are clashes
     for options in ({}, {"high": 1e3, "scheme": "multiplicative_log"}):
         slope = jax.vmap(jax.grad(functools.partial(regularize_energy, **options)))(energies)
         (gradient,) = pullback(slope)
         assert np.all(np.isfinite(gradient))
+        assert np.any(gradient != 0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_clashes_are_never_nan_and_their_regularized_gradient_is_finite(name):
+    check_clashes(energy_of(name), molecule(name).positions_nm)
 
 
 def test_nan_positions_give_nan_for_that_configuration_alone():
@@ -202,6 +214,19 @@ def test_every_solvent_model(solvent, settings):
     chex.assert_trees_all_equal(from_arrays(to_arrays(parameters)), parameters)
 
 
+@pytest.mark.parametrize("files", ["amber99sb hct", "amber99sb gbn", "amber19/protein.ff19SB gbn2"])
+def test_clashes_in_other_solvents_and_with_torsion_maps(files, monkeypatch):
+    # One shift of the atoms at a time: the same pairs one by one, and a third of the program to compile.
+    monkeypatch.setattr("cmtjax.energies.shifts._SHIFTS_AT_ONCE", 1)
+    force_field, solvent = files.split()
+    topology, positions_nm = start("ACE-ALA-NME")
+    system = app.ForceField(f"{force_field}.xml", f"implicit/{solvent}.xml").createSystem(topology)
+    parameters = read_system(system)
+    assert (len(parameters.torsion_maps) > 0) == ("ff19SB" in force_field)
+    assert (parameters.solvent.neck_height is None) == (solvent == "hct")
+    check_clashes(AmberEnergy(parameters), positions_nm)
+
+
 def test_torsion_maps_and_a_vacuum():
     topology, positions_nm = start("ACE-GLY-HIS-VAL-NME")
     forces = app.ForceField("amber19/protein.ff19SB.xml")
@@ -241,9 +266,25 @@ def nonbonded_with(**settings):
     force = openmm.NonbondedForce()
     for _ in range(3):
         force.addParticle(0.1, 0.3, 0.5)
+    return having(force, **settings)
+
+
+def obc_with(**settings):
+    force = openmm.GBSAOBCForce()
+    for _ in range(3):
+        force.addParticle(0.1, 0.15, 0.8)
+    return having(force, **settings)
+
+
+def having(force, **settings):
+    """The force, after its methods of these names were called."""
     for name, value in settings.items():
-        getattr(force, name)(value)
+        getattr(force, name)(*value if isinstance(value, tuple) else (value,))
     return force
+
+
+IS_PERIODIC = {"setUsesPeriodicBoundaryConditions": True}
+GLOBAL = {"addGlobalParameter": ("scale", 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -254,12 +295,46 @@ def nonbonded_with(**settings):
         (nonbonded_with(setNonbondedMethod=openmm.NonbondedForce.CutoffNonPeriodic), "NonbondedForce.*cutoff"),
         (nonbonded_with(setNonbondedMethod=openmm.NonbondedForce.PME), "NonbondedForce"),
         (gbsa_with("1/r^2"), "CustomGBForce.*1/r"),
+        (having(gbsa_with("1/r"), setNonbondedMethod=openmm.CustomGBForce.CutoffNonPeriodic), "CustomGBForce.*cutoff"),
+        (having(gbsa_with("1/r"), setNonbondedMethod=openmm.CustomGBForce.CutoffPeriodic), "CustomGBForce.*periodic"),
+        (having(gbsa_with("1/r"), **GLOBAL), "CustomGBForce.*global parameters"),
+        (having(gbsa_with("1/r"), addExclusion=(0, 1)), "CustomGBForce.*exclusions"),
+        (obc_with(setNonbondedMethod=openmm.GBSAOBCForce.CutoffNonPeriodic), "GBSAOBCForce.*cutoff"),
+        (obc_with(setNonbondedMethod=openmm.GBSAOBCForce.CutoffPeriodic), "GBSAOBCForce.*periodic"),
+        (having(openmm.HarmonicBondForce(), **IS_PERIODIC), "HarmonicBondForce.*periodic"),
+        (having(openmm.HarmonicAngleForce(), **IS_PERIODIC), "HarmonicAngleForce.*periodic"),
+        (having(openmm.PeriodicTorsionForce(), **IS_PERIODIC), "PeriodicTorsionForce.*periodic"),
+        (having(openmm.CMAPTorsionForce(), **IS_PERIODIC), "CMAPTorsionForce.*periodic"),
+        # Offsets, of which global parameters are the factors.
+        (nonbonded_with(**GLOBAL, addParticleParameterOffset=("scale", 0, 0.1, 0.0, 0.0)), "NonbondedForce.*global"),
+        (
+            nonbonded_with(
+                **GLOBAL,
+                addException=(0, 1, 0.0, 0.3, 0.0),
+                addExceptionParameterOffset=("scale", 0, 0.1, 0.0, 0.0),
+            ),
+            "NonbondedForce.*global",
+        ),
     ],
 )
 def test_forces_that_are_not_understood_are_named(force, message):
     with pytest.raises(ValueError, match=message) as error:
         amber_energy(small_system(force))
     assert "OpenMMPool" in str(error.value)
+
+
+def test_what_is_there_twice_and_virtual_sites_are_refused():
+    for forces, message in (
+        ((nonbonded_with(), nonbonded_with()), "one nonbonded force at most, got 2"),
+        ((obc_with(), obc_with()), "one solvent force at most, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            amber_energy(small_system(*forces))
+        assert "OpenMMPool" in str(error.value)
+    system = small_system(nonbonded_with())
+    system.setVirtualSite(2, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"virtual sites.*OpenMMPool"):
+        amber_energy(system)
 
 
 def test_a_motion_remover_is_ignored_and_terms_may_be_absent():

@@ -157,39 +157,6 @@ def test_path(tmp_path, drawn):
     assert all(texts(axes) == ["no values to show"] for axes in drawn[1].axes)
 
 
-def test_ramachandran_path(tmp_path, drawn):
-    histogram = ramachandran_histogram(*ramachandran_sample(), num_bins=36)
-    counts = np.zeros((20, 2, 36, 36), np.int32)
-    counts[:, 0] = np.round(histogram.masses * 20_000)
-    counts[:, 1, 3, 30] = np.arange(1, 21)
-    options = {"temperature_kelvin": 300.0, "pair_names": ["ALA1", "ALA2"]}
-    path = figures.plot_ramachandran_path(np.arange(5, 25), counts, tmp_path / "path.png", **options)
-    assert_is_drawn(path)
-    (figure,) = drawn
-    assert_is_inside(figure)
-    panels = np.reshape(figure.axes[:16], (2, 8))
-    titles = [axes.get_title(loc="left") for axes in panels[0]]
-    assert (titles[0], titles[-1], len(set(titles))) == ("step 5", "step 24", 8)
-    shown = panels[0, 3].images[0].get_array().filled(np.nan)
-    np.testing.assert_array_equal(shown, free_energy_kj_mol(counts[0, 0], 300.0).T)  # rows ψ, columns φ
-    assert [axes.get_ylabel().split("\n")[0] for axes in panels[:, 0]] == ["ALA1", "ALA2"]
-    assert "kJ/mol" in figure.axes[16].get_ylabel()
-    figures.plot_ramachandran_path(np.arange(3), counts[:3], tmp_path / "short.png", temperature_kelvin=300.0)
-    assert_is_inside(drawn[1])
-    assert len(drawn[1].axes) == 2 * 3 + 1  # every step once
-
-
-def test_ramachandran_path_refuses_wrong_shapes(tmp_path):
-    counts = np.ones((3, 2, 4, 4))
-    for steps, wrong in ((np.arange(2), counts), (np.arange(0), counts[:0]), (np.arange(3), counts[0])):
-        with pytest.raises(ValueError, match="counts must have shape"):
-            figures.plot_ramachandran_path(steps, wrong, tmp_path / "path.png", temperature_kelvin=300.0)
-    with pytest.raises(ValueError, match=r"pair_names must have one name for each of the 2 pairs, got \['ALA1'\]"):
-        figures.plot_ramachandran_path(
-            np.arange(3), counts, tmp_path / "path.png", temperature_kelvin=300.0, pair_names=["ALA1"]
-        )
-
-
 def test_ramachandran(tmp_path, drawn):
     phi, psi = ramachandran_sample()
     log_weights = 0.5 * np.sin(phi)

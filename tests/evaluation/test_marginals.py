@@ -15,7 +15,7 @@ from cmtjax.evaluation.marginals import (
     marginal_wasserstein1,
     summarize_marginals,
 )
-from cmtjax.evaluation.peptide_bonds import cis_weights
+from cmtjax.evaluation.peptide_bonds import cis_report, cis_weights
 from cmtjax.molecules.z_matrix import ZMatrix
 
 MASSES = hnp.arrays(float, (2, 12), elements=st.floats(0, 1)).filter(lambda x: np.all(x.sum(axis=1) > 0.1))
@@ -103,6 +103,37 @@ def test_summary_names_the_worst_coordinate():
         marginal_block_histogram(truth * [1, np.nan, 1], None, blocks, domain.is_periodic)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.02])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_standard_errors_are_the_scatter_over_repetitions(shift, weighted):
+    """Two correlated bonds and a torsion about 0 = 1, in the truth and in a model that is shifted or the same."""
+    domain = Domain(
+        is_circular=np.array([False, False, True]),
+        is_periodic=np.array([False, False, True]),
+        groups=np.array([0, 0, 2]),
+    )
+    rng = np.random.default_rng(2)
+    mixing = np.array([[0.1, 0.08, 0.0], [0.0, 0.06, 0.0], [0.0, 0.0, 0.2]])
+    widths, names = np.array([0.07, 0.1, 2 * np.pi]), ["bond a", "bond b", "torsion c"]
+    blocks = independent_blocks(4000, num_blocks=50)
+
+    def histogram(weights, shift=0.0):
+        u = rng.normal(size=(4000, 3)) @ mixing + np.array([0.5, 0.5, 0.1]) + shift
+        return marginal_block_histogram(u, weights, blocks, domain.is_periodic)
+
+    summaries = [
+        summarize_marginals(
+            histogram(None), histogram(rng.exponential(size=4000) if weighted else None, shift), domain, widths, names
+        )
+        for _ in range(200)
+    ]
+    for name in ("bond_tv_mean", "torsion_tv_max", "bond_w1_mean_nm", "torsion_w1_mean_rad"):
+        scatter = np.std([summary[name] for summary in summaries], ddof=1)
+        errors = [summary[f"{name}_standard_error"] for summary in summaries]
+        # A scatter over 200 is known to 5 %; first order and the error function are off by up to 20 %.
+        assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(scatter, rel=0.3), name
+
+
 def test_names_of_coordinates(z_matrix):
     names = coordinate_names(z_matrix)
     assert names == [
@@ -127,3 +158,51 @@ def test_cis_weights():
     assert [weight for weight, _ in weighted] == pytest.approx([3 / 6, 3 / 10], rel=1e-12)
     # A share of independent samples: its error is that of a proportion, with n − 1.
     assert plain[1][1] == pytest.approx(np.sqrt(0.6 * 0.4 / 4), rel=1e-12)
+
+
+def cis_values(*bonds, num_samples=100_000):
+    """A summary with (weight, standard error) of each bond in the truth, plain and reweighted."""
+    summary = {"num_samples": num_samples}
+    for bond, of_variants in enumerate(bonds):
+        for suffix, (weight, error) in zip(("_truth", "", "_reweighted"), of_variants, strict=False):
+            summary |= {f"cis_{bond}_weight{suffix}": weight, f"cis_{bond}_weight{suffix}_standard_error": error}
+    return summary
+
+
+def test_cis_is_reported_by_bond():
+    summary = cis_values(
+        [(0.0, 0.0), (0.0027, 0.0001), (0.00015, 0.00004)],
+        [(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)],
+        [(0.02, 0.001), (0.0001, 0.00003), (0.0, 0.0)],
+        [(0.02, 0.001), (0.019, 0.001), (0.02, 0.001)],
+        [(0.0, 0.0), (0.0031, 0.0001), (0.0004, 0.0001)],
+    )
+    lines = cis_report(["A-B", "B-C", "C-D", "D-E", "E-F"], summary).splitlines()
+    table, sentences = lines[:7], lines[7:]
+    assert table[0] == "| peptide bond | cis: truth | cis: plain | cis: reweighted |"
+    assert table[2] == "| A-B | 0 % | (0.270 ± 0.010) % | (0.0150 ± 0.0040) % |"
+    assert table[3] == "| B-C | 0 % | 0 % | 0 % |"
+    assert sentences == [
+        "C-D: cis, weight (2.00 ± 0.10) %, is lost: plain samples have (0.0100 ± 0.0030) %.",
+        "A-B, E-F: the plain samples have cis, the truth none. The simulation cannot cross: its chains never left "
+        "trans, and it does not tell what the weight of cis is.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("truth", "plain", "num_samples", "words"),
+    [
+        # None of 100,000 samples, where 2 % of them would be 2000; of 100 samples 2, and none has a chance of 14 %.
+        ((0.02, 0.001), (0.0, 0.0), 100_000, "lost"),
+        ((0.02, 0.001), (0.0, 0.0), 100, "undecided, for want of samples"),
+        # A truth of one chain that crossed and came back knows its weight to a factor of two.
+        ((0.02, 0.01), (0.0, 0.0), 100_000, "undecided, for want of samples"),
+        ((0.02, 0.001), (0.006, 0.0005), 100_000, "underweighted"),
+        ((0.02, 0.001), (0.06, 0.001), 100_000, "overweighted"),
+    ],
+)
+def test_cis_of_the_truth_may_be_lost(truth, plain, num_samples, words):
+    *table, sentence = cis_report(["A-B"], cis_values([truth, plain], num_samples=num_samples)).splitlines()
+    assert table[0] == "| peptide bond | cis: truth | cis: plain |"
+    assert len(table) == 3
+    assert f"is {words}: plain samples have" in sentence

@@ -1,18 +1,13 @@
 import hypothesis
 import hypothesis.strategies as st
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 
-from cmtjax import molecules
-from cmtjax.coordinates import internal_coordinates
 from cmtjax.evaluation import (
     free_energy_kj_mol,
     phi_positive_metrics,
-    ramachandran_counts,
     ramachandran_histogram,
     region_weight,
 )
@@ -230,33 +225,3 @@ def test_errors_name_the_argument():
         free_energy_kj_mol(np.ones((2, 2)), 0.0)
     with pytest.raises(ValueError, match="at least one bin"):
         free_energy_kj_mol(np.zeros((2, 2)), 300.0)
-
-
-@pytest.mark.parametrize("num_bins", [36, 5])
-def test_counts_on_the_device_are_those_of_the_histogram(num_bins):
-    coordinates = internal_coordinates(molecules.published("alanine_tetrapeptide"))
-    u = np.random.default_rng(0).uniform(size=(400, coordinates.domain.num_dims)).astype(np.float32)
-    u[:, coordinates.ramachandran_pairs[1]] = np.random.default_rng(1).beta(30, 50, size=(400, 2))
-    u[7, coordinates.ramachandran_pairs[0, 1]] = np.nan
-    counts = jax.jit(lambda u: ramachandran_counts(u, coordinates, num_bins))(u)
-    assert counts.shape == (3, num_bins, num_bins)
-    np.testing.assert_array_equal(counts.sum((1, 2)), [399, 400, 400])
-    for pair, dims in enumerate(coordinates.ramachandran_pairs):
-        # In single precision as on the device, so that no sample falls on the other side of an edge.
-        center, width = (
-            array[dims].astype(np.float32) for array in (coordinates.window_center, coordinates.window_width)
-        )
-        phi, psi = (center + width * (u[:, dims] - np.float32(0.5))).T
-        masses = ramachandran_histogram(phi, psi, num_bins=num_bins).masses
-        # A point within rounding of an edge may be counted beside it.
-        assert np.abs(counts[pair] - masses * np.isfinite(psi).sum()).sum() <= 2
-    both = jax.vmap(lambda u: ramachandran_counts(u, coordinates, num_bins))(jnp.stack([u, u[::-1]]))
-    np.testing.assert_array_equal(both, [counts, counts])
-
-
-def test_counts_refuse_what_they_cannot_count():
-    coordinates = internal_coordinates(molecules.published("alanine_dipeptide"))
-    with pytest.raises(ValueError, match=r"u must have shape \(samples, 60\), got \(4, 59\)"):
-        ramachandran_counts(jnp.zeros((4, 59)), coordinates)
-    with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
-        ramachandran_counts(jnp.zeros((4, 60)), coordinates, 0)

@@ -75,7 +75,8 @@ def test_failed_samples_count_in_log_z_only():
     metrics = sample_metrics(log_q, log_p)
     assert metrics["num_failed"] == 500
     for name in ("ess_raw", "elbo_raw", "entropy"):
-        assert metrics[name] == pytest.approx(whole[name], rel=1e-10), name  # float64 sums in another order
+        for entry in (name, f"{name}_standard_error"):
+            assert metrics[entry] == pytest.approx(whole[entry], rel=1e-10), entry  # float64 sums in another order
     assert metrics["log_z"] == pytest.approx(whole["log_z"] + np.log(0.95), rel=1e-10)
 
 
@@ -97,6 +98,66 @@ def test_float32_input_and_json():
     assert json.loads(json.dumps(metrics)) == metrics  # plain numbers, no NumPy scalars
     # Rounding the inputs to float32 changes each log-weight by some 1e-7.
     assert metrics["log_z"] == pytest.approx(sample_metrics(log_q, log_p)["log_z"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "names"),
+    # Sums of w⁴ need weights that are narrow, those of clipped weights do not.
+    [(0.5, ("ess", "ess_raw", "elbo", "elbo_raw", "entropy", "log_z")), (1.5, ("ess", "elbo", "elbo_raw"))],
+)
+def test_standard_errors_are_the_scatter_over_repetitions(width, names):
+    """Log-normal weights, one in a hundred clipped: half of the error and more is noise of the threshold."""
+    rng = np.random.default_rng(6)
+    repetitions = []
+    for _ in range(400):
+        log_q = rng.normal(size=5000)
+        log_weights = width * rng.normal(size=5000)
+        repetitions.append(sample_metrics(log_q, log_q + log_weights, clip_fraction=0.01))
+    for name in names:
+        scatter = np.std([metrics[name] for metrics in repetitions], ddof=1)
+        errors = [metrics[f"{name}_standard_error"] for metrics in repetitions]
+        # A scatter over 400 is known to 1/√800 = 3.5 %: three times as much, and some percent of higher order.
+        assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(scatter, rel=0.13), name
+
+
+def test_standard_errors_in_closed_form():
+    num_samples = 100_000
+    rng = np.random.default_rng(7)
+    log_q, log_weights = rng.normal(size=num_samples), 0.3 * rng.normal(size=num_samples)
+    metrics = sample_metrics(log_q, log_q + log_weights, clip_fraction=0.0)
+    # Moments E[wᵏ] = exp(k²σ²/2) in the delta method for m₁²/m₂, from Var w, Cov(w, w²) and Var w².
+    m1, m2, m3, m4 = (np.exp(0.5 * (order * 0.3) ** 2) for order in (1, 2, 3, 4))
+    gradient = np.array([2 * m1 / m2, -((m1 / m2) ** 2)])
+    covariance = np.array([[m2 - m1**2, m3 - m1 * m2], [m3 - m1 * m2, m4 - m2**2]])
+    # Errors of estimated variances: √(kurtosis/N) of some percent, of normal variables 0.2 %.
+    expected = np.sqrt(gradient @ covariance @ gradient / num_samples)
+    assert metrics["ess_raw_standard_error"] == pytest.approx(expected, rel=0.05)
+    assert metrics["elbo_raw_standard_error"] == pytest.approx(0.3 / np.sqrt(num_samples), rel=0.01)
+    assert metrics["entropy_standard_error"] == pytest.approx(1 / np.sqrt(num_samples), rel=0.01)
+
+
+def test_standard_errors_where_samples_do_not_tell():
+    names = ("ess", "ess_raw", "elbo", "elbo_raw", "entropy")
+    one = sample_metrics(np.zeros(1), np.ones(1))
+    assert [one[f"{name}_standard_error"] for name in names] == [np.inf] * 5
+    log_weights = np.zeros(1000)
+    equal = sample_metrics(np.zeros(1000), log_weights, clip_fraction=0.01)
+    assert [equal[f"{name}_standard_error"] for name in names] == [0.0] * 5
+    # Five have no weight: raised by clipping the ten lowest, but not without.
+    log_weights[:5] = -np.inf
+    some = sample_metrics(np.zeros(1000), log_weights, clip_fraction=0.01)
+    assert np.isfinite([some[f"{name}_standard_error"] for name in ("ess", "ess_raw", "elbo")]).all()
+    assert some["elbo_raw_standard_error"] == np.inf
+    # Nothing has a weight, or all but three samples failed.
+    nothing = sample_metrics(np.zeros(1000), np.full(1000, -np.inf), clip_fraction=0.01)
+    assert [nothing[f"{name}_standard_error"] for name in names[:4]] == [np.inf] * 4
+    log_weights[3:] = np.nan
+    failed = sample_metrics(np.zeros(1000), log_weights, clip_fraction=0.01)
+    assert failed["ess_standard_error"] == np.inf
+    # One weight is all: all that can be said of an effective sample of one is that it may have been another number.
+    log_weights = np.where(np.arange(1000) == 3, 0.0, -1e4)
+    one = sample_metrics(np.zeros(1000), log_weights, clip_fraction=0.0)
+    assert one["ess_raw_standard_error"] == pytest.approx(one["ess_raw"], rel=1e-2)
 
 
 def test_errors():

@@ -136,6 +136,35 @@ def test_latex_has_whole_tabulars():
     assert r"$(1.500 \pm 0.040) \times 10^{-3}$" in text
 
 
+def test_frames_outside_the_box_are_told_where_they_count():
+    rows = [
+        TableRow(
+            "a_b", "CMT", "x=1", 2, {"nll": Estimate(-1.0, 0.1, 2), "share_outside_domain": Estimate(2e-4, 3e-5, 2)}
+        ),
+        TableRow(
+            "a_b", "FAB", "", 1, {"nll": Estimate(-2.0, None, 1), "share_outside_domain": Estimate(1e-3, None, 1)}
+        ),
+        TableRow("a_b", "TA-BG", "published", 4, {"nll": Estimate(-3.0, 0.1, 4)}),
+        TableRow("c", "CMT", "", 1, {"nll": Estimate(-4.0, None, 1), "share_outside_domain": Estimate(0.0, None, 1)}),
+    ]
+    sentence = "take frames of the truth outside the flow's box at its nearest point:"
+    markdown = tables.to_markdown(rows, tables.columns(["eubo", "nll", "ess"]))
+    first, second = markdown.split("### c")
+    assert f"\n\nEUBO and NLL {sentence} 0.0200 ± 0.0030 % for CMT (x=1); 0.10 % for FAB.\n" in first
+    assert "outside" not in second  # none are
+    latex = tables.to_latex(rows, tables.columns(["nll"]))
+    assert rf"\par a\_b: NLL {sentence} $0.0200 \pm 0.0030$ \% for CMT (x=1); $0.10$ \% for FAB." in latex
+    assert latex.count("outside") == 1
+    for write in (tables.to_markdown, tables.to_latex):
+        assert "outside" not in write(
+            rows, tables.columns(["ess", "log_z"])
+        )  # which no frame of the truth has a part in
+    # In several tabulars, it stands below the one it is about.
+    tabulars = tables.to_latex(rows).split(r"\begin{tabular}")[1:]
+    assert ["outside" in part for part in tabulars] == ["NLL" in part for part in tabulars]
+    assert sum("outside" in part for part in tabulars) == 1
+
+
 def test_columns_by_name():
     assert tables.columns(["default"]) == tables.DEFAULT_COLUMNS
     assert tables.columns(["my_metric", "ess", "my_metric"]) == (

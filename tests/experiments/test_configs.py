@@ -1,11 +1,13 @@
-"""Every configuration file: the published numbers, and first annealing steps of the quick ones with device energies."""
+"""Every configuration file: the published numbers, a traced step, and first annealing steps of the quick ones."""
 
+import functools
 import importlib
 import math
 import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,10 +17,23 @@ from cmtjax.runs import build
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 SYSTEMS = ("alanine_dipeptide", "alanine_tetrapeptide", "alanine_hexapeptide", "elil_tetrapeptide")
 
+CONFIGS = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.py") if path.stem != "base")
+
 
 def load_config(name, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(EXPERIMENTS), *sys.path])
     return importlib.import_module(f"configs.{name}").get_config().to_dict()
+
+
+@functools.cache
+def domain_of(molecule_name):
+    return targets.boltzmann(molecules.published(molecule_name), lambda x: x[..., 0, 0]).domain
+
+
+@functools.cache
+def shapes_of_parameters(molecule_name, flow_settings):
+    flow = build.build_flow(dict(flow_settings), domain_of(molecule_name))
+    return jax.eval_shape(flow.init, jax.random.key(0))
 
 
 # Table 7 of Constrained Mass Transport, and the parameter counts and dimensions that the papers give.
@@ -45,19 +60,53 @@ def test_published_settings(name, monkeypatch):
     assert method["buffer_size"] == buffer_size
     assert (optimizer["weight_decay"], optimizer["warmup_steps"], optimizer["max_gradient_norm"]) == (1e-5, 1000, 100)
     assert config["energy"]["regularization"] == {"scheme": "additive_log", "high": 1e8, "maximum": 1e20}
-    coordinates = targets.boltzmann(molecules.published(name), lambda x: x[..., 0, 0])
-    params = jax.eval_shape(build.build_flow(config["flow"], coordinates.domain).init, jax.random.key(0))
+    params = shapes_of_parameters(name, tuple(config["flow"].items()))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == num_parameters
 
 
 def test_every_configuration_can_run(monkeypatch):
-    names = sorted(path.stem for path in (EXPERIMENTS / "configs").glob("*.py") if path.stem != "base")
-    assert len(names) >= 2 * len(SYSTEMS)
-    for name in names:
+    assert len(CONFIGS) >= 2 * len(SYSTEMS)
+    for name in CONFIGS:
         build.check_config(load_config(name, monkeypatch))
 
 
-# The smallest and the largest by default: each compiles for more than a minute.
+def abstract_state(tree):
+    """What has to stay the same from step to step, or the next one would be compiled anew."""
+    return jax.tree.structure(tree), [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_of_every_configuration_keeps_the_shape_of_its_state(name, monkeypatch):
+    """Traced, not compiled, with all parameters of the flow; densities and coordinates, which take long, stand in."""
+    config = load_config(name, monkeypatch)
+    domain = domain_of(config["molecule"]["name"])
+    shapes = shapes_of_parameters(config["molecule"]["name"], tuple(config["flow"].items()))
+
+    def log_prob(params, u):
+        return u.sum(axis=-1) * jax.tree.leaves(params)[0].mean()
+
+    def sample_and_log_prob(params, key, num_samples):
+        u = jax.random.uniform(key, (num_samples, domain.num_dims))
+        return u, log_prob(params, u)
+
+    flow = build.build_flow(config["flow"], domain)._replace(
+        init=lambda key: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        log_prob=log_prob,
+        sample_and_log_prob=sample_and_log_prob,
+    )
+    target = targets.Target(
+        domain, lambda u: (u, u[..., 0]), lambda x: (x, x[..., 0], x[..., 0] > 0), lambda x: x[..., 0]
+    )
+    method = build.build_method(config, target, flow)
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    assert abstract_state(state.params) == abstract_state(shapes)
+    following, info = jax.eval_shape(method.update, state)
+    assert abstract_state(following) == abstract_state(state)
+    assert all(leaf.shape == () for leaf in jax.tree.leaves(info))
+    assert method.num_target_evaluations == config["method"]["buffer_size"]
+
+
+# The smallest and the largest by default; of the others, a step is traced above.
 @pytest.mark.parametrize(
     "name", [SYSTEMS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in SYSTEMS[1:3]), SYSTEMS[3]]
 )

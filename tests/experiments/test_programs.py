@@ -47,9 +47,10 @@ def test_a_run_leaves_everything_behind(finished, programs):
     # The trust region is active in the first steps, and the dual meets it to 0.1 %.
     np.testing.assert_allclose(metrics["kl"], 0.3, rtol=1e-3)
     assert metrics["held_out_loss"][-1] < metrics["held_out_loss"][0]
-    steps, counts = cmtjax.runs.open_existing(workdir).read_ramachandran_path()
+    steps, plots = cmtjax.runs.open_existing(workdir).read_ramachandran_path()
     assert steps.tolist() == [1, 2, 3, 4]
-    np.testing.assert_array_equal(counts.sum((2, 3)), np.full((4, 1), 2000))  # each buffer
+    np.testing.assert_array_equal(plots["counts"].sum((2, 3)), np.full((4, 1), 2000))  # each buffer
+    np.testing.assert_allclose(plots["next_masses"].sum((2, 3)), 1.0, rtol=1e-5)
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["num_samples"] == 3000
     assert 0.0 < summary["ess"] <= 1.0

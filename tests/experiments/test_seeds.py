@@ -24,7 +24,7 @@ def test_every_seed_has_a_run_of_its_own(finished, programs):
     lines = output.splitlines()
     assert "energies in JAX (every force is understood); seeds 3, 4 in one program; compiling." in lines[0]
     assert sum(line.startswith("step ") for line in lines) == programs.num_steps
-    log_z = []
+    log_z, plots = [], []
     for name, seed in zip(SEEDS, (3, 4), strict=True):
         run = cmtjax.runs.open_existing(workdir / name)
         assert (run.config["seed"], run.config["num_seeds"], run.environment["seed"]) == (seed, 1, seed)
@@ -34,10 +34,15 @@ def test_every_seed_has_a_run_of_its_own(finished, programs):
         # The trust region is active in the first steps, and the dual meets it to 0.1 %.
         np.testing.assert_allclose(metrics["kl"], 0.3, rtol=1e-3)
         assert run.read_timings()["annealing_step"].tolist() == [1, 2, 3, 4]
-        for figure in ("training", "path", "ramachandran", "energies"):
+        steps, arrays = run.read_ramachandran_path()
+        assert steps.tolist() == [1, 2, 3, 4]
+        np.testing.assert_array_equal(arrays["counts"].sum((2, 3)), np.full((4, 1), 2000))
+        plots.append(arrays["counts"])
+        for figure in ("training", "path", "ramachandran", "ramachandran_path", "energies"):
             assert (run.figures_directory / f"{figure}.png").stat().st_size > 10_000
         log_z.append(metrics["log_z"][0])
     assert log_z[0] != log_z[1]
+    assert np.any(plots[0] != plots[1])
 
 
 def test_a_seed_is_sampled_like_a_single_run(finished, programs, tmp_path):
@@ -71,6 +76,10 @@ def test_killed_runs_end_like_uninterrupted_ones(finished, programs, tmp_path):
             assert (workdir / name / file).read_bytes() == (expected / name / file).read_bytes()
         params = [cmtjax.runs.restore_params(directory / name)[1] for directory in (workdir, expected)]
         jax.tree.map(np.testing.assert_array_equal, *params)
+        paths = [
+            cmtjax.runs.open_existing(directory / name).read_ramachandran_path() for directory in (workdir, expected)
+        ]
+        jax.tree.map(np.testing.assert_array_equal, *paths)
 
 
 @pytest.mark.slow

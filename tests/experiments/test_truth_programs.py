@@ -4,12 +4,14 @@ import importlib
 import json
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import cmtjax
-from cmtjax import datasets, runs
+from cmtjax import datasets, molecules, runs
+from cmtjax.coordinates import internal_coordinates
 
 SIMULATE = (
     "experiments/simulate.py",
@@ -85,6 +87,20 @@ def test_simulation_says_what_it_made(data):
     assert all("ess" in torsion for torsion in diagnostics["torsions"].values())
     assert (path / "ramachandran.png").stat().st_size > 10_000
     u = stored.u()
+    pairs, center = stored.coordinates.ramachandran_pairs[0], stored.coordinates.window_center
+    phi, psi = (center[dim] + 2 * np.pi * (u[:, :, dim].astype(np.float64) - 0.5) for dim in pairs)
+    phi, psi = (np.mod(angle + np.pi, 2 * np.pi) - np.pi for angle in (phi, psi))
+    of_chains = np.mean((phi > 0) & (phi < 2.5), axis=0)
+    assert diagnostics["phi_positive"]["ALA1"]["weight"] == pytest.approx(np.mean(of_chains), abs=1e-9)
+    assert diagnostics["phi_positive"]["ALA1"]["standard_error"] == pytest.approx(np.std(of_chains, ddof=1) / 2)
+    assert diagnostics["phi_positive"]["ALA1"]["num_visiting_chains"] == np.sum(of_chains > 0)
+    with np.load(path / "ramachandran.npz") as arrays:
+        assert set(arrays) == {"masses", "edges_rad", "pair_names"}
+        assert arrays["pair_names"].tolist() == ["ALA1"]
+        edges = arrays["edges_rad"]
+        expected = np.histogram2d(phi.reshape(-1), psi.reshape(-1), bins=(edges, edges))[0] / u[..., 0].size
+        # Single precision of the angles may move one draw in a thousand over an edge.
+        np.testing.assert_allclose(arrays["masses"], [expected], atol=2.1 / u[..., 0].size)
     assert np.all((u >= 0) & (u <= 1))
     # Near the published mean of −96.47 kJ/mol: within the 30 kJ/mol that 60 dimensions fluctuate by.
     assert np.mean(stored.energy_kj_mol()) == pytest.approx(-96.5, abs=30)
@@ -139,6 +155,13 @@ def test_dynamics_in_openmm_end_in_the_same_samples_after_a_stop(programs, tmp_p
     assert diagnostics["target_evaluations"] == 2 * 2 * 5 * (2 + 6)
     assert diagnostics["mixed"] is False
     assert len(np.unique(stored.energy_kj_mol())) == 12
+    # The first of the two draws of warm-up is not followed by exchanges, as in the papers.
+    with np.load(sorted(path.glob("chunk_*.npz"))[0]) as arrays:
+        assert (arrays["state_num_blocks"], arrays["state_num_exchanges"]) == (2, 1)
+    with np.load(sorted(path.glob("chunk_*.npz"))[-1]) as arrays:
+        assert (arrays["state_num_blocks"], arrays["state_num_exchanges"]) == (8, 7)
+        # One pair of temperatures, tried after every second draw of the six that are kept.
+        assert arrays["state_tally"][1] == 2 * 3
     shutil.copytree(path, stopped)
     _forget_the_end(stopped, num_chunks=2)  # of warm-up and two draws
     # As if the first start had chosen the platform: the second keeps to it and does not measure again.
@@ -152,6 +175,93 @@ def test_dynamics_in_openmm_end_in_the_same_samples_after_a_stop(programs, tmp_p
     again = datasets.open_data_set(stopped)
     np.testing.assert_array_equal(again.u(), stored.u())
     np.testing.assert_array_equal(again.energy_kj_mol(), stored.energy_kj_mol())
+    assert again.metadata["diagnostics"] == diagnostics
+
+
+def test_round_trips_of_openmm_replicas(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    simulate_openmm = importlib.import_module("simulate_openmm")
+    # Which walkers are at the three temperatures, one chain: walker 0 goes up, down and up again, 2 comes down first.
+    path = [[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [2, 0, 1], [0, 2, 1], [0, 1, 2], [1, 0, 2], [1, 2, 0]]
+    # Trips end where a walker is at the coldest temperature that was at the hottest after the coldest.
+    expected = [0, 0, 0, 0, 0, 1, 1, 2, 2]
+    rates = np.array([[0.5, np.nan], [np.nan, 0.25]])
+    exchanges = simulate_openmm.Exchanges(1, 3)
+    for index, (walkers, trips) in enumerate(zip(path, expected, strict=True)):
+        dynamics = SimpleNamespace(
+            exchange=lambda i=index: SimpleNamespace(acceptance=rates[None, i % 2]),
+            state=lambda w=walkers: {"walkers": np.array([w])},
+        )
+        exchanges.attempt(dynamics, is_kept=index > 0)
+        stored, exchanges = exchanges.state(), simulate_openmm.Exchanges(1, 3)
+        exchanges.set_state(stored)
+        assert exchanges.num_round_trips == trips
+    np.testing.assert_array_equal(exchanges.acceptance(), [0.5, 0.25])
+    np.testing.assert_array_equal(stored["tally"][1], [4, 4])
+
+
+def test_rare_regions_are_judged_by_the_scatter_of_the_chains(monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    judge = importlib.import_module("simulation").judge_phi_positive
+    phi = np.full((1000, 16, 3), -1.2)
+    phi[::50, :, 0] = 1.0 + 2 * np.pi  # all chains, 2 % of the time; angles may have any range
+    phi[::50, :4, 1] = 2.4  # four chains only
+    phi[::50, 4:, 1] = 2.6  # not of the region
+    weights, problems, notes = judge(phi, ["ALA1", "ALA2", "PRO3"])
+    assert weights["ALA1"]["weight"] == pytest.approx(0.02)
+    assert weights["ALA1"]["num_visiting_chains"] == 16
+    # Means of 2 % four times and 0 twelve times: the variance is that of (1, 0) with shares 1/4 and 3/4.
+    assert weights["ALA2"]["standard_error"] == pytest.approx(0.02 * np.sqrt(0.25 * 0.75 / 15))
+    (problem,) = problems
+    assert problem == "the weight of 0 < φ < 2.5 rad of ALA2 is known to 45 % only: (0.5 ± 0.2) %."
+    assert weights["PRO3"] == {"weight": 0.0, "standard_error": 0.0, "r_hat": None, "num_visiting_chains": 0}
+    (note,) = notes
+    assert note.startswith("no chain visits 0 < φ < 2.5 rad of PRO3")
+    # Two chains have no scatter to speak of.
+    weights, problems, _ = judge(phi[:, 3:5], ["ALA1", "ALA2", "PRO3"])
+    assert weights["ALA2"]["standard_error"] is None
+    assert problems == []
+
+
+def test_a_finished_set_is_judged_as_a_whole_and_has_histograms_of_each_pair(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "experiments"))
+    finish = importlib.import_module("simulation").finish
+    molecule = molecules.published("alanine_tetrapeptide")
+    coordinates = internal_coordinates(molecule)
+    rng = np.random.default_rng(0)
+    # Independent points: no torsion has a problem. But φ of the second residue is positive in one chain alone.
+    u = rng.uniform(size=(200, 5, coordinates.domain.num_dims))
+    first, second, third = coordinates.ramachandran_pairs[:, 0]
+    u[..., [first, second, third]] = _box_of(coordinates, [first, second, third], -1.2 + 0.1 * rng.random((200, 5, 3)))
+    u[::20, :, third] = _box_of(coordinates, third, 1.0)
+    u[::20, 0, second] = _box_of(coordinates, second, 1.0)
+    writer = datasets.create_data_set(
+        tmp_path / "set", molecule, {"temperature_kelvin": 300.0, "engine": "device", "seed": 0, "settings": {}}
+    )
+    writer.append(u, rng.normal(size=u.shape[:2]))
+    finish(writer, {"exchange_acceptance": [0.5, 0.02], "round_trips": 3})
+    diagnostics = datasets.open_data_set(tmp_path / "set").metadata["diagnostics"]
+    assert diagnostics["mixed"] is False
+    assert diagnostics["mixing_problems"][-3:] == [
+        "temperatures 1 and 2 exchange with a probability of 0.020, below 0.1.",
+        "3 round trips between the coldest and the hottest temperature are fewer than the 5 chains.",
+        "the weight of 0 < φ < 2.5 rad of ALA2 is known to 100 % only: (1 ± 1) %.",
+    ]
+    assert list(diagnostics["phi_positive"]) == ["ALA1", "ALA2", "ALA3"]
+    assert diagnostics["phi_positive"]["ALA3"]["weight"] == pytest.approx(0.05)
+    assert "no chain visits 0 < φ < 2.5 rad of ALA1" in capsys.readouterr().out
+    with np.load(tmp_path / "set" / "ramachandran.npz") as arrays:
+        assert arrays["pair_names"].tolist() == ["ALA1", "ALA2", "ALA3"]
+        assert arrays["masses"].shape == (3, 100, 100)
+        # Sums of a thousand numbers in single precision.
+        np.testing.assert_allclose(arrays["masses"].sum(axis=(1, 2)), 1.0, atol=1e-5)
+        # φ lies along the first axis: positive in the upper half of it.
+        np.testing.assert_allclose(arrays["masses"][:, 50:].sum(axis=(1, 2)), [0.0, 0.01, 0.05], atol=1e-6)
+
+
+def _box_of(coordinates, dims, angles_rad):
+    """u of torsions with full ranges."""
+    return np.mod((angles_rad - coordinates.window_center[dims]) / (2 * np.pi) + 0.5, 1.0)
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_same_samples(run, monkeypatch, tmp_path):
@@ -218,7 +328,8 @@ def test_evaluation_adds_to_the_summary_and_draws(data, run, evaluated):
     assert "NOT MIXED" in output
     assert "basins of ALA1" in output
     assert "| basin (φ, ψ) | truth | entries |" in output
-    for name in ("ramachandran_truth", "energies_truth", "log_weights", "torsions", "bonds_angles"):
+    assert "| peptide bond | cis: truth |" in output
+    for name in ("ramachandran_truth", "energies_truth", "log_weights", "torsions", "bonds_angles", "basin_path"):
         assert (run / "figures" / f"{name}.png").stat().st_size > 10_000
     with np.load(run / "ramachandran.npz") as arrays:
         for name in ("truth_masses", "model_masses", "reweighted_masses"):
@@ -245,6 +356,10 @@ def test_an_imported_truth_replaces_what_was_found_against_another(data, evaluat
     # float32 positions of 1 nm, and bonds of some 3e5 kJ/mol/nm²: energies to 0.01 kJ/mol.
     energies = datasets.open_data_set(imported).energy_kj_mol().reshape(-1)
     np.testing.assert_allclose(energies, stored.energy_kj_mol().reshape(-1), atol=0.01)
+    with np.load(data[0] / "ramachandran.npz") as simulated, np.load(imported / "ramachandran.npz") as arrays:
+        assert arrays["pair_names"].tolist() == ["ALA1"]
+        # One frame may lie on the edge of a bin, as below.
+        assert np.abs(arrays["masses"] - simulated["masses"]).sum() < 2.1 / 1200
 
     copy = tmp_path / "run"
     shutil.copytree(evaluated[0], copy)

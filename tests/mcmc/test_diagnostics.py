@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cmtjax import mcmc
+from cmtjax.mcmc.diagnostics import chain_weights, exchange_problems, weight_problems
 
 
 def _autoregressive(rng, draws, chains, rho):
@@ -55,3 +56,57 @@ def test_angles_are_judged_on_the_circle():
 def test_too_few_draws():
     with pytest.raises(ValueError, match="4 draws"):
         mcmc.chain_diagnostics(np.zeros((3, 4, 1)))
+
+
+def test_a_weight_that_r_hat_passes_and_few_chains_know():
+    # All 64 chains are in the first state every 50th draw; in the second one only 4 of them are, also 2 % of the time.
+    visits = np.arange(1000) % 50 == 7
+    is_inside = np.zeros((1000, 64, 2), bool)
+    is_inside[visits, :, 0] = True
+    is_inside[visits, :4, 1] = True
+    weights = chain_weights(is_inside)
+    np.testing.assert_allclose(weights.weight, [0.02, 0.02 / 16], rtol=1e-12)
+    np.testing.assert_array_equal(weights.num_visiting_chains, [64, 4])
+    # Chain means of 0 (60 times) and 16 times the mean (4 times): variance (60 + 4 · 15²)/63 of the squared mean.
+    np.testing.assert_allclose(weights.standard_error, [0.0, 0.00125 * np.sqrt(960 / 63 / 64)], rtol=1e-9, atol=1e-15)
+    assert weights.r_hat[1] < mcmc.diagnostics.LARGEST_R_HAT
+    (problem,) = weight_problems(weights, ["common", "rare"])
+    assert problem.startswith("the weight of rare is known to 49 % only: (0.12 ± 0.06) %")
+
+
+def test_errors_of_weights_count_the_correlation_of_draws():
+    rng = np.random.default_rng(4)
+    # Visits that last for 50 draws: 20 independent ones a chain, each in the state with probability 0.2.
+    is_inside = np.repeat(rng.random((20, 400, 1)) < 0.2, 50, axis=0)
+    weights = chain_weights(is_inside)
+    # The scatter of 400 chains gives an error with 4 % of its own.
+    assert weights.standard_error[0] == pytest.approx(np.sqrt(0.2 * 0.8 / (20 * 400)), rel=0.15)
+    assert weight_problems(weights, ["state"]) == []
+
+
+def test_states_that_are_empty_or_hardly_visited_are_no_problem():
+    is_inside = np.zeros((1000, 8, 4), bool)
+    is_inside[10, 0, 1] = True  # one of 8000 draws: (0.0125 ± 0.0125) %, small beyond doubt
+    is_inside[10:90, 0, 2] = True  # (1 ± 1) %
+    is_inside[:, :, 3] = True
+    weights = chain_weights(is_inside)
+    np.testing.assert_array_equal(weights.num_visiting_chains, [0, 1, 1, 8])
+    np.testing.assert_array_equal(np.isnan(weights.r_hat), [True, False, False, True])
+    (problem,) = weight_problems(weights, ["empty", "tiny", "lucky", "all"])
+    assert problem == "the weight of lucky is known to 100 % only: (1 ± 1) %."
+    few = chain_weights(is_inside[:, :3])
+    assert np.all(np.isnan(few.standard_error))
+    assert weight_problems(few, ["empty", "tiny", "lucky", "all"]) == []
+
+
+def test_temperatures_that_do_not_exchange_are_named():
+    problems = exchange_problems(np.array([0.4, 0.05, np.nan]), num_round_trips=3, num_chains=4)
+    assert len(problems) == 3
+    assert problems[0] == "temperatures 1 and 2 exchange with a probability of 0.050, below 0.1."
+    assert problems[1] == "temperatures 2 and 3 never tried to exchange."
+    assert "3 round trips" in problems[2]
+    assert "4 chains" in problems[2]
+    assert exchange_problems(np.array([0.4, 0.1]), num_round_trips=4, num_chains=4) == []
+    assert exchange_problems(np.array([0.4]), num_round_trips=None, num_chains=4) == []
+    # One temperature has nobody to exchange with.
+    assert exchange_problems(np.array([]), num_round_trips=0, num_chains=4) == []

@@ -51,10 +51,14 @@ def _small(target=None, *, num_steps=2, optimizer=None, observe=None, **config):
     return cmt(target, flow, optimizer, CMTConfig(**settings), observe)
 
 
+def _observe(u, log_weights):
+    return {"mean": jnp.mean(u, axis=0), "buffer": u[:2], "next_mean": jax.nn.softmax(log_weights) @ u}
+
+
 @pytest.fixture(scope="module")
 def small_method():
     """The method of ``_small`` and its compiled update, of which a second tracing is an error; it observes means."""
-    method = _small(observe=lambda u: {"mean": jnp.mean(u, axis=0), "buffer": u[:2]})
+    method = _small(observe=_observe)
     chex.clear_trace_counter()
     return method, jax.jit(chex.assert_max_traces(method.update, n=1))
 
@@ -143,6 +147,8 @@ def test_observes_the_buffer_that_the_step_began_with(small_method):
     # The first buffer is of the base, symmetric about 0.5 and at most as wide as the box; the target's mean is 0.65.
     error = 1 / np.sqrt(12 * 600)
     np.testing.assert_allclose(first.observed["mean"], 0.5, atol=4 * error)
+    # Towards the target, by the bounded step.
+    assert np.all(first.observed["next_mean"] > first.observed["mean"] + error)
     assert np.all((first.observed["buffer"] > 0) & (first.observed["buffer"] < 1))
     assert np.any(first.observed["buffer"] != second.observed["buffer"])
 

@@ -53,7 +53,7 @@ def train(workdir):
             state, loss = update(state)
             run.append_metrics({"loss": loss, "annealing_step": step, "num_updates": state.num_updates})
             run.append_timings({"annealing_step": step, "seconds": 0.5})
-            run.append_ramachandran(step, np.full((1, 2, 2), state.num_updates, np.int32))
+            run.append_ramachandran(step, {"counts": np.full((1, 2, 2), state.num_updates, np.int32)})
             run.save_checkpoint(step, state)
             print(f"done {step}", flush=True)
         run.write_summary({"loss": loss})

@@ -237,4 +237,6 @@ def test_row_after_its_checkpoint_is_refused(tmp_path):
         run.save_checkpoint(1, {"x": jnp.ones(2)})
         with pytest.raises(ValueError, match="must be appended before checkpoint 1"):
             run.append_metrics({"annealing_step": 1, "loss": 1.0})
+        with pytest.raises(ValueError, match="must be appended before checkpoint 1"):
+            run.append_ramachandran(1, {"counts": np.ones((1, 2, 2))})
         run.append_metrics({"annealing_step": 2, "loss": 1.0})

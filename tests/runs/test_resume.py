@@ -47,8 +47,9 @@ def _kill_and_resume(tmp_path, fake_training, num_kills, seed):
     assert (interrupted / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
     assert (interrupted / "timings.csv").read_bytes() == (tmp_path / "whole" / "timings.csv").read_bytes()
     assert (interrupted / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
-    for steps, counts in (open_existing(path).read_ramachandran_path() for path in (interrupted, tmp_path / "whole")):
-        assert steps.tolist() == counts[:, 0, 1, 1].tolist() == list(range(1, fake_training.NUM_STEPS + 1))
+    for path in (interrupted, tmp_path / "whole"):
+        steps, plots = open_existing(path).read_ramachandran_path()
+        assert steps.tolist() == plots["counts"][:, 0, 1, 1].tolist() == list(range(1, fake_training.NUM_STEPS + 1))
     template = fake_training.init(fake_training.jax.random.key(0))
     _, expected = load_checkpoint(tmp_path / "whole", template)
     step, state = load_checkpoint(interrupted, template)

@@ -20,7 +20,16 @@ from cmtjax.evaluation.weights import normalized_weights
 
 
 def draw_free_energy(axes: Axes, free_energy: np.ndarray, max_kj_mol: float) -> AxesImage:
-    """One panel; empty bins keep the light background, and those beyond the scale are gray, so as not to stand out."""
+    """One panel; empty bins keep the light background, and those beyond the scale are gray, so as not to stand out.
+
+    Args:
+      axes: the panel.
+      free_energy: (bins, bins) in kJ/mol over [−π, π)², φ along axis 0; NaN where a bin is empty.
+      max_kj_mol: end of the color scale.
+
+    Returns:
+      The image, for a color bar.
+    """
     axes.set_facecolor("#F2F2F2")
     image = axes.imshow(
         free_energy.T,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from cmtjax.evaluation.figures.samples import draw_free_energy
 from cmtjax.evaluation.figures.style import (
     BLUE,
     GRAY,
@@ -22,7 +20,6 @@ from cmtjax.evaluation.figures.style import (
     plot_series,
     say_empty,
 )
-from cmtjax.evaluation.ramachandran import free_energy_kj_mol
 
 
 def _columns(metrics: Mapping[str, np.ndarray]) -> Callable[[str], np.ndarray]:
@@ -192,58 +189,4 @@ def plot_path(metrics: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -
         plane.plot(1.0, 1.0, "*", color=VERMILION, markersize=13, zorder=3, label="target", clip_on=False)
         plane.legend(loc="best")
         plane.set(xlabel="β", ylabel="α", xlim=(-0.03, 1.05), ylim=(-0.03, 1.05))
-    return pathlib.Path(path)
-
-
-def plot_ramachandran_path(
-    steps: Int[np.ndarray, " steps"],
-    counts: Int[np.ndarray, "steps pairs bins bins"],
-    path: str | os.PathLike[str],
-    *,
-    temperature_kelvin: float,
-    pair_names: Sequence[str] | None = None,
-    num_columns: int = 8,
-    max_kj_mol: float = 25.0,
-) -> pathlib.Path:
-    """Free energies over (φ, ψ) of the flow along the annealing path, where one sees a basin being found or lost.
-
-    Args:
-      steps: (steps,) annealing steps, of which some are shown, from the first to the last, evenly spaced.
-      counts: (steps, pairs, bins, bins) samples in each bin, φ along axis 2 (``read_ramachandran_path``).
-      path: where the PNG goes.
-      temperature_kelvin: whose kT the logarithms are multiplied with.
-      pair_names: a name for each pair, for the row's label.
-      num_columns: steps shown, at most.
-      max_kj_mol: end of the color scale.
-
-    Returns:
-      The path written.
-
-    Raises:
-      ValueError: if shapes or names disagree, there is no step or path is not a PNG.
-    """
-    steps, counts = np.asarray(steps), np.asarray(counts)
-    if steps.ndim != 1 or steps.size == 0 or counts.ndim != 4 or counts.shape[0] != steps.size:
-        raise ValueError(
-            f"counts must have shape (steps, pairs, bins, bins) with one entry for each of one or more steps, got "
-            f"{counts.shape} and {steps.size} steps."
-        )
-    num_pairs = counts.shape[1]
-    if pair_names is not None and len(pair_names) != num_pairs:
-        raise ValueError(f"pair_names must have one name for each of the {num_pairs} pairs, got {list(pair_names)}.")
-    shown = np.unique(np.round(np.linspace(0, steps.size - 1, num_columns)).astype(int))
-    with new_figure(path, (2.1 * len(shown) + 1.8, 2.1 * num_pairs + 0.7), layout="compressed") as figure:
-        panels = figure.subplots(num_pairs, len(shown), squeeze=False, sharex=True, sharey=True)
-        for column, index in enumerate(shown):
-            panels[0, column].set_title(f"step {steps[index]}")
-            panels[-1, column].set_xlabel("φ (degrees)")
-            for pair in range(num_pairs):
-                free_energy = free_energy_kj_mol(counts[index, pair], temperature_kelvin)
-                image = draw_free_energy(panels[pair, column], free_energy, max_kj_mol)
-        for pair in range(num_pairs):
-            name = "" if pair_names is None else f"{pair_names[pair]}\n"
-            panels[pair, 0].set_ylabel(f"{name}ψ (degrees)")
-        for panel in panels.ravel():
-            panel.set(xticks=(-120, 0, 120), yticks=(-120, 0, 120))
-        figure.colorbar(image, ax=panels, label="free energy (kJ/mol)", extend="max", aspect=12 * num_pairs)
     return pathlib.Path(path)
