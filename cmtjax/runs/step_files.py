@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class StepFiles:
             try:
                 with open(self._path(step), "rb") as file, np.load(file) as stored:
                     arrays = {name: stored[name] for name in stored.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
                 _logger.warning("%s cannot be read and is left out.", self._path(step))
                 continue
             newest = next(iter(found.values()), arrays)

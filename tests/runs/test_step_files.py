@@ -48,11 +48,13 @@ def test_later_steps_are_dropped(tmp_path):
     files.trim(None)  # of nothing
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", "half"])
+@pytest.mark.parametrize("content", [b"", b"PK", "half", "flipped"])
 def test_what_is_damaged_or_different_is_left_out(tmp_path, content, caplog):
     files = _files_of(tmp_path, 4)
     path = files.directory / "000002.npz"
-    path.write_bytes(path.read_bytes()[:100] if content == "half" else content)
+    whole = path.read_bytes()
+    flipped = whole[:60] + bytes(255 - byte for byte in whole[60:120]) + whole[120:]
+    path.write_bytes({"half": whole[:100], "flipped": flipped}.get(content, content))
     files.append(5, {"counts": _counts(5)[:1], "mean": np.float32(5)})
     files.append(6, {"counts": _counts(6)[:1], "mean": np.float32(6)})
     steps, arrays = files.read()
