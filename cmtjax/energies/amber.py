@@ -142,16 +142,20 @@ class AmberEnergy:
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, positions_nm))
         size = self.bytes_per_configuration(positions_nm.dtype)
 
-        @jax.custom_batching.custom_vmap
-        def evaluate(positions_nm: Array) -> Any:
-            branches = {name: functools.partial(_map_blocks, function, max(1, budget // size))
-                        for name, budget in _BLOCK_BYTES.items()}  # fmt: skip
+        branches = {name: functools.partial(_map_blocks, function, max(1, budget // size))
+                    for name, budget in _BLOCK_BYTES.items()}  # fmt: skip
+
+        def in_blocks(positions_nm: Array) -> Any:
             return jax.lax.platform_dependent(positions_nm, **branches)
+
+        evaluate = jax.custom_batching.custom_vmap(in_blocks)
 
         @evaluate.def_vmap
         def fold(axis_size: int, in_batched: list[bool], positions_nm: Array) -> tuple[Any, Any]:
             """Puts an axis of ``vmap`` into the batch, which would otherwise become a part of every block."""
-            del in_batched  # there is one argument
+            if not in_batched[0]:  # the axis is one of tangents at the same positions, as in a Hessian
+                results = in_blocks(positions_nm)
+                return results, jax.tree.map(lambda _: False, results)
             results = evaluate(positions_nm.reshape(-1, *positions_nm.shape[2:]))
             results = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), results)
             return results, jax.tree.map(lambda _: True, results)

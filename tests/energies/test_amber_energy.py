@@ -422,6 +422,33 @@ def test_shard_map_and_second_derivatives():
     np.testing.assert_allclose(product, expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("num_configurations", [None, 2])
+def test_hessian_is_that_of_openmm(num_configurations):
+    system = openmm.System()
+    bonds, charges = openmm.HarmonicBondForce(), openmm.NonbondedForce()
+    for i, charge in enumerate((-0.4, 0.1, 0.3)):
+        system.addParticle(12.0)
+        charges.addParticle(charge, 0.3, 0.4)
+        if i:
+            bonds.addBond(i - 1, i, 0.15, 2e5)
+            charges.addException(i - 1, i, 0.0, 1.0, 0.0)
+    system.addForce(bonds)
+    system.addForce(charges)
+    x = np.array([[[0.0, 0.0, 0.0], [0.15, 0.01, 0.0], [0.2, 0.16, 0.02]]])
+    x = np.repeat(x, num_configurations or 1, axis=0) + np.arange(num_configurations or 1)[:, None, None] * [[[0.01]]]
+    x[-1, 0, 0] += 0.005
+    energy, step = amber_energy(system), 1e-5
+    hessian = jax.jit(jax.hessian(energy) if num_configurations is None else jax.vmap(jax.hessian(energy)))
+    with jax.enable_x64(True):
+        result = np.asarray(hessian(x[0] if num_configurations is None else x)).reshape(-1, 9, 9)
+    for configuration, matrix in zip(x, result, strict=True):
+        moves = step * np.eye(9).reshape(9, 3, 3)
+        gradients = [openmm_values(system, configuration + sign * moves)[1] for sign in (1, -1)]
+        expected = (gradients[0] - gradients[1]).reshape(9, 9) / (2 * step)
+        # Central differences are off by step² times fourth derivatives over second ones (1e2 a bond length squared).
+        np.testing.assert_allclose(matrix, expected, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", ["alanine_dipeptide", "elil_tetrapeptide"])
 def test_a_saved_energy_is_the_same_without_openmm(name, tmp_path):
     energy_of(name).save(tmp_path / "energy.npz")
