@@ -1,4 +1,8 @@
-"""ELIL (GLU-LEU-ILE-LEU) on a small machine: a smaller flow, smaller buffers, larger steps. How far it gets is open."""
+"""ELIL (GLU-LEU-ILE-LEU) on a small machine: a smaller flow, smaller buffers, larger steps. How far it gets is open.
+
+64 steps with larger buffers and bounds got to two nats below log Z and an effective sample size below 0.1 %, see
+docs/results.md.
+"""
 
 from configs import alanine_tetrapeptide_quick, elil_tetrapeptide
 from ml_collections import ConfigDict
