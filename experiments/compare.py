@@ -24,7 +24,7 @@ from absl import flags
 from cmtjax.datasets import open_data_set
 from cmtjax.evaluation import published, tables
 from cmtjax.evaluation.divergences import ramachandran_kl
-from cmtjax.evaluation.figures import comparison, ramachandran_comparison
+from cmtjax.evaluation.figures import comparison, ramachandran_comparison, variants
 from cmtjax.runs import atomic_write_text
 from cmtjax.runs.files import atomic_file
 
@@ -75,6 +75,7 @@ def main(argv: list[str]) -> None:
         for temperature in temperatures:
             at_this = [group for group in members if _temperature(group) == temperature]
             title = system if len(temperatures) == 1 else f"{system} at {temperature:g} K"
+            paths += _draw_variants(title, at_this, output)
             ramachandran_paths, more = _draw_ramachandran(title, at_this, output)
             paths, remarks = paths + ramachandran_paths, remarks + more
     paths += _draw_step_ess(groups, output)
@@ -114,6 +115,23 @@ def _draw_cost(
         return []
     return _draw(
         output / f"cost_{_slug(system)}.png", lambda path: comparison.plot_cost(own, others, path, title=system)
+    )
+
+
+def _draw_variants(system: str, groups: Sequence[run_groups.RunGroup], output: pathlib.Path) -> list[pathlib.Path]:
+    """Final log-likelihood and ESS of each group with a finished run. The groups are of one temperature."""
+    shown = []
+    for group in groups:
+        row = run_groups.table_row(group)
+        nll, ess = row.estimates.get("nll"), row.estimates.get("ess")
+        log_likelihood = None if nll is None else nll._replace(mean=-nll.mean)
+        label = f"{group.label}, n\u00a0=\u00a0{row.num_runs}"
+        if row.num_runs:
+            shown.append(variants.Variant(label, log_likelihood, ess, run_groups.worst_basin_status(group)))
+    if all(variant.log_likelihood is None and variant.ess is None for variant in shown):
+        return []
+    return _draw(
+        output / f"variants_{_slug(system)}.png", lambda path: variants.plot_variants(shown, path, title=system)
     )
 
 

@@ -3,8 +3,9 @@
     python experiments/evaluate.py --workdir=runs/dipeptide --data=data_sets/dipeptide --num_samples=10000000
 
 Adds the metrics to the run's summary.json, writes figures to its figures/ and the Ramachandran histograms to
-ramachandran.npz. --data=A,B takes several data sets together. Samples are drawn in chunks on the device and kept in
-evaluation/ until the end: the same command resumes an evaluation that was stopped.
+ramachandran.npz. --data=A,B takes several data sets together, and judges whether they have mixed as one. Samples are
+drawn in chunks on the device and kept in evaluation/ until the end: the same command resumes an evaluation that was
+stopped.
 """
 
 from __future__ import annotations
@@ -75,10 +76,13 @@ def main(argv: list[str]) -> None:
             print(truth_sets.describe(data), flush=True)
         if disagreement := truth_sets.describe_disagreement(sets):
             print(f"warning: {disagreement}", flush=True)
+        verdict = truth_sets.judge(sets, truth, sampler.coordinates)
+        if together := truth_sets.describe_together(sets, verdict):
+            print(together, flush=True)
         if not run.is_finished:
             print(f"warning: {run.path} is not finished: this evaluates its newest checkpoint.", flush=True)
         metrics, basins = evaluate(run, sampler, truth)
-        metrics |= truth_sets.metadata(sets)
+        metrics |= truth_sets.metadata(sets, verdict)
         summary = run.read_summary() if (run.path / "summary.json").exists() else {}
         # What an earlier evaluation found against another truth must not stay beside the new numbers.
         kept = {name: value for name, value in summary.items() if name not in summary.get(_ADDED_NAMES, ())}
@@ -88,9 +92,8 @@ def main(argv: list[str]) -> None:
     _print_table(metrics)
     for text in basins:
         print(text, flush=True)
-    for data in sets:
-        if truth_sets.is_doubtful(data):
-            print(f"warning: {truth_sets.describe(data)}", flush=True)
+    for doubt in truth_sets.doubts(sets, verdict):
+        print(f"warning: {doubt}", flush=True)
     print(f"summary: {run.path / 'summary.json'}; figures: {run.figures_directory}", flush=True)
 
 

@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from cmtjax import runs
 from cmtjax.evaluation import tables
+from cmtjax.evaluation.summaries import BasinStatus, basin_status
 from cmtjax.runs.configs import flatten
 from cmtjax.runs.directory import seed_directories
 
@@ -116,6 +117,12 @@ def run_values(run: runs.RunDirectory) -> dict[str, float]:
     return values | {"wall_clock_hours": (before + float(seconds.sum())) / 3600.0}
 
 
+def worst_basin_status(group: RunGroup) -> BasinStatus:
+    """What became of the truth's basins: the worst over the finished runs, one that nobody has checked among them."""
+    found = {basin_status(run.read_summary()) for run in group.finished}
+    return next((status for status in get_args(BasinStatus) if status in found), "unchecked")
+
+
 def remarks(groups: Sequence[RunGroup]) -> list[str]:
     """What a reader of the table has to know about its runs, a sentence each."""
     sentences = []
@@ -140,6 +147,12 @@ def remarks(groups: Sequence[RunGroup]) -> list[str]:
             if "evaluation_data" in summary and summary.get("evaluation_data_mixed") is not True:
                 truth = summary["evaluation_data"]
                 sentences.append(f"{run.path}: not known to be mixed, the truth that it was compared with, {truth}.")
+        lost = [str(run.path) for run in group.finished if basin_status(run.read_summary()) == "lost"]
+        if lost:
+            sentences.append(
+                f"{group.label}: {len(lost)} of {len(group.finished)} runs lost a basin of the truth "
+                f"({', '.join(lost)}), so their ESS is not comparable."
+            )
         if any(
             len(seed_directories(run.path.parent)) > 1 for run in group.finished if run.path.name.startswith("seed_")
         ):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
+import convergence
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,20 +98,16 @@ def finish(writer: datasets.DataSetWriter, of_engine: dict[str, Any]) -> None:
     """
     data = datasets.open_data_set(writer.path)
     coordinates = data.coordinates
-    torsions = np.flatnonzero(coordinates.domain.groups == coordinates.domain.TORSIONS)
-    angles = angles_rad(coordinates, data.u(torsions), torsions)
-    energy = data.energy_kj_mol()
-    names = [_row_name(coordinates, row) for row in range(torsions.size)]
-    of_angles = mcmc.angle_diagnostics(angles)
-    of_energy = mcmc.chain_diagnostics(energy[:, :, None])
+    torsions = convergence.torsion_dims(coordinates)
+    torsion_u, energy = data.u(torsions), data.energy_kj_mol()
     is_phi = np.searchsorted(torsions, coordinates.ramachandran_pairs[:, 0])
-    weights, weight_problems, notes = judge_phi_positive(angles[:, :, is_phi], coordinates.ramachandran_names)
+    found = convergence.judge_chains(coordinates, torsion_u, energy, torsion_u[..., is_phi])
     problems = [
-        *mcmc.mixing_problems(of_angles, names),
-        *mcmc.mixing_problems(of_energy, ["the energy"]),
+        *found.mixing_problems,
         *chains.exchange_problems(of_engine["exchange_acceptance"], of_engine.get("round_trips"), data.num_chains),
-        *weight_problems,
+        *found.weight_problems,
     ]
+    of_energy, least_ess = found.of_energy, found.of_torsions.ess.min()
     summary = {
         **of_engine,
         "mixed": not problems,
@@ -123,59 +119,24 @@ def finish(writer: datasets.DataSetWriter, of_engine: dict[str, Any]) -> None:
         "energy_ess": float(of_energy.ess[0]),
         "torsions": {
             name: {"r_hat": float(r_hat), "ess": float(ess), "autocorrelation_draws": float(draws)}
-            for name, r_hat, ess, draws in zip(names, *of_angles, strict=True)
+            for name, r_hat, ess, draws in zip(found.torsion_names, *found.of_torsions, strict=True)
         },
-        "phi_positive": weights,
+        "phi_positive": found.phi_positive,
     }
     write_ramachandran(data)
     writer.finish(summary)
     print(
         f"{data.num_samples:,} samples; mean energy {summary['mean_energy_kj_mol']:.3f} ± "
-        f"{summary['mean_energy_standard_error_kj_mol']:.3f} kJ/mol; least torsion ESS {of_angles.ess.min():.0f}",
+        f"{summary['mean_energy_standard_error_kj_mol']:.3f} kJ/mol; least torsion ESS {least_ess:.0f}",
         flush=True,
     )
-    for note in notes:
+    for note in found.notes:
         print(f"note: {note}", flush=True)
     for problem in problems[:_PROBLEMS_SHOWN]:
         print(f"warning: not mixed: {problem}", flush=True)
     if len(problems) > _PROBLEMS_SHOWN:
         print(f"warning: and {len(problems) - _PROBLEMS_SHOWN} more, see metadata.json", flush=True)
     print(f"{'mixed' if not problems else 'NOT MIXED'}: {writer.path}", flush=True)
-
-
-def judge_phi_positive(phi_rad: np.ndarray, names: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """How well the chains know the weights of the rare regions of positive φ, which R̂ of the torsions does not see.
-
-    Args:
-      phi_rad: (draws, chains, pairs) of any range.
-      names: of the pairs of φ and ψ.
-
-    Returns:
-      For the diagnostics, weight, standard error (None with too few chains for one), R̂ (None where no draw, or every
-      one, is in the region) and number of visiting chains by name; the problems; and notes that are no problems.
-    """
-    lower, upper = evaluation.PHI_POSITIVE_REGIONS["phi_positive"][0]
-    phi_rad = np.mod(phi_rad + np.pi, 2 * np.pi) - np.pi
-    weights = chains.chain_weights((phi_rad > lower) & (phi_rad < upper))
-    regions = [f"{lower:g} < φ < {upper:g} rad of {name}" for name in names]
-    # A region that no chain visits is told, but no problem: it may be empty, as that of proline is, whose ring holds φ,
-    # and nothing in the draws can tell whether it is. Chains begin with φ turned at random, so that one which the
-    # ladder connects with the rest would have been seen, unless it is rarer than the draws can resolve.
-    notes = [
-        f"no chain visits {region}: it is empty, too rare for this many draws, or out of the chains' reach."
-        for region, number in zip(regions, weights.num_visiting_chains, strict=True)
-        if number == 0
-    ]
-    found = {
-        name: {
-            "weight": float(weight),
-            "standard_error": None if np.isnan(error) else float(error),
-            "r_hat": None if np.isnan(r_hat) else float(r_hat),
-            "num_visiting_chains": int(number),
-        }
-        for name, weight, error, r_hat, number in zip(names, *weights, strict=True)
-    }
-    return found, chains.weight_problems(weights, regions), notes
 
 
 def write_ramachandran(data: datasets.DataSet) -> None:
@@ -188,7 +149,8 @@ def write_ramachandran(data: datasets.DataSet) -> None:
     pairs = coordinates.ramachandran_pairs
     if not pairs.size:
         return
-    phi_psi = angles_rad(coordinates, data.u(pairs.reshape(-1)), pairs.reshape(-1)).reshape(-1, *pairs.shape)
+    dims = pairs.reshape(-1)
+    phi_psi = convergence.angles_rad(coordinates, data.u(dims), dims).reshape(-1, *pairs.shape)
     figures.plot_ramachandran(
         phi_psi[:, :, 0],
         phi_psi[:, :, 1],
@@ -203,13 +165,3 @@ def write_ramachandran(data: datasets.DataSet) -> None:
             edges_rad=histograms[0].edges_rad,
             pair_names=np.array(coordinates.ramachandran_names),
         )
-
-
-def angles_rad(coordinates: InternalCoordinates, u: np.ndarray, dims: np.ndarray) -> np.ndarray:
-    """Angles of some dimensions, whose u are (…, dims)."""
-    return coordinates.window_center[dims] + coordinates.window_width[dims] * (u - 0.5)
-
-
-def _row_name(coordinates: InternalCoordinates, row: int) -> str:
-    z_matrix = coordinates.z_matrix
-    return "-".join(z_matrix.atom_names[atom] for atom in z_matrix.rows[row])

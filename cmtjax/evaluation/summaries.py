@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +21,9 @@ from cmtjax.evaluation.histograms import BlockHistogram
 from cmtjax.evaluation.peptide_bonds import cis_weights
 from cmtjax.evaluation.transport import clash_bound_kj_mol, energy_wasserstein2, torus_wasserstein2
 from cmtjax.evaluation.weights import normalized_weights
+
+#: What became of the basins of the truth, the worst first.
+BasinStatus = Literal["lost", "unchecked", "undecided", "found"]
 
 
 def variant_suffix(variant: str) -> str:
@@ -180,3 +184,23 @@ def basin_summary(reports: Sequence[Sequence[BasinReport]], variants: Sequence[s
         ):
             summary[f"num_basins_{name}{suffix}"] = sum(status in of_name for status in statuses)
     return summary
+
+
+def basin_status(summary: Mapping[str, Any]) -> BasinStatus:
+    """What became of the basins in a run, by its summary.
+
+    Args:
+      summary: of the run, with the numbers of ``basin_summary`` if it was compared with a truth.
+
+    Returns:
+      "lost" if plain or reweighted samples (of clipped weights, as those of the ESS) have lost a basin, "undecided" if
+      there are too few to tell of one, else "found"; "unchecked" without a comparison, or with one that had no
+      basins for want of φ and ψ.
+    """
+    if not summary.get("num_basins"):
+        return "unchecked"
+
+    def has(status: str) -> bool:
+        return any(summary.get(f"num_basins_{status}{suffix}", 0) > 0 for suffix in ("", "_reweighted"))
+
+    return "lost" if has("lost") else "undecided" if has("undecided") else "found"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +20,9 @@ LARGEST_RELATIVE_ERROR = 0.2
 SMALLEST_JUDGED_WEIGHT = 1e-3
 #: From fewer chains no error can be told by their scatter.
 SMALLEST_NUM_CHAINS = 4
+#: Standard errors that two sets of chains may differ by. Those of two sets of four chains have six degrees of freedom
+#: together, with which chance exceeds four once in 140 times.
+LARGEST_SET_DIFFERENCE = 4.0
 
 
 class ChainDiagnostics(NamedTuple):
@@ -42,7 +46,7 @@ class ChainWeights(NamedTuple):
       weight: (states,) mean over all draws and chains, in [0, 1].
       standard_error: (states,) by the scatter of the means of whole chains; NaN with fewer than
         ``SMALLEST_NUM_CHAINS``, zero and meaningless for a state that no chain visits, or none leaves.
-      r_hat: (states,) split R̂ of being in the state or not; NaN where that never changes.
+      r_hat: (states,) split R̂ of being in the state or not; NaN where that never changes, or of one chain.
       num_visiting_chains: (states,) chains with at least one draw in the state.
     """
 
@@ -116,7 +120,7 @@ def chain_weights(is_inside: Bool[np.ndarray, "draws chains states"]) -> ChainWe
     Raises:
       ValueError: if there are too few draws.
     """
-    r_hat = chain_diagnostics(is_inside.astype(np.float64)).r_hat
+    r_hat = _indicator_r_hat(is_inside)
     of_chains = np.mean(is_inside, axis=0)
     num_chains = len(of_chains)
     if num_chains < SMALLEST_NUM_CHAINS:
@@ -124,6 +128,21 @@ def chain_weights(is_inside: Bool[np.ndarray, "draws chains states"]) -> ChainWe
     else:
         standard_error = np.std(of_chains, axis=0, ddof=1) / np.sqrt(num_chains)
     return ChainWeights(np.mean(of_chains, axis=0), standard_error, r_hat, np.sum(np.any(is_inside, axis=0), axis=0))
+
+
+def _indicator_r_hat(is_inside: Bool[np.ndarray, "draws chains states"]) -> Float[np.ndarray, " states"]:
+    """R̂ of ``chain_diagnostics`` without its ranks: those of two values are two values, and R̂ has no unit or origin."""
+    if is_inside.ndim != 3 or len(is_inside) < 4:
+        raise ValueError(
+            f"is_inside must have shape (draws, chains, states) with 4 draws or more, got {is_inside.shape}."
+        )
+    if is_inside.shape[1] < 2:
+        return np.full(is_inside.shape[2], np.nan)
+    half = len(is_inside) // 2
+    shares = np.concatenate([np.mean(part, axis=0) for part in (is_inside[:half], is_inside[-half:])])
+    within = np.mean(shares * (1.0 - shares), axis=0) * half / (half - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # states that are never entered, or never left
+        return np.sqrt(np.var(shares, axis=0, ddof=1) / within + (half - 1) / half)
 
 
 def weight_problems(weights: ChainWeights, names: Sequence[str]) -> list[str]:
@@ -148,6 +167,36 @@ def weight_problems(weights: ChainWeights, names: Sequence[str]) -> list[str]:
             problems.append(
                 f"the weight of {name} is known to {100 * error / weight:.0f} % only: "
                 f"({100 * weight:.{decimals}f} ± {100 * error:.{decimals}f}) %."
+            )
+    return problems
+
+
+def set_problems(sets: Sequence[ChainWeights], names: Sequence[str], set_names: Sequence[str]) -> list[str]:
+    """Sentences that say on the weights of which states sets of chains disagree; empty if they agree.
+
+    Neither R̂ nor the error over all chains tells this: many chains of two sets, of which one has twice the weight of
+    the other, know their mean very well.
+
+    Two sets disagree if their weights differ by more than ``LARGEST_SET_DIFFERENCE`` standard errors, and by more than
+    a weight may be uncertain by (``weight_problems``). With too few chains for an error nothing is said.
+
+    Args:
+      sets: weights of the same states in each set.
+      names: what to call the states.
+      set_names: what to call the sets.
+    """
+    problems = []
+    for (first, first_name), (second, second_name) in itertools.combinations(zip(sets, set_names, strict=True), 2):
+        error = np.hypot(first.standard_error, second.standard_error)
+        allowed = LARGEST_RELATIVE_ERROR * np.maximum(0.5 * (first.weight + second.weight), SMALLEST_JUDGED_WEIGHT)
+        is_other = np.abs(first.weight - second.weight) > np.maximum(LARGEST_SET_DIFFERENCE * error, allowed)
+        for index in np.flatnonzero(is_other & np.isfinite(error)).tolist():
+            weights = [
+                f"{100 * part.weight[index]:.3g} ± {100 * part.standard_error[index]:.2g}" for part in (first, second)
+            ]
+            problems.append(
+                f"the weight of {names[index]} is ({weights[0]}) % in {first_name}, ({weights[1]}) % in {second_name}: "
+                "the sets disagree."
             )
     return problems
 

@@ -234,6 +234,27 @@ def test_other_truths_and_those_that_have_not_mixed_are_told(tmp_path, experimen
     assert sentences[1].startswith(f"{tmp_path / '1'}: not known to be mixed")
 
 
+def test_what_became_of_modes_is_the_worst_of_the_runs(tmp_path, experiments):
+    _, run_groups = experiments
+    found = {"num_basins": 5, "num_basins_lost": 0}
+    summaries = {
+        "found": [found, found],
+        "undecided": [found, {**found, "num_basins_undecided": 1}],
+        "unchecked": [found, {"ess": 0.5}, {**found, "num_basins_undecided": 1}],
+        "lost": [{"ess": 0.5}, found, {**found, "num_basins_lost_reweighted": 1}],
+    }
+    for expected, of_runs in summaries.items():
+        paths = [make_run(tmp_path / expected / f"{seed}", of_runs[seed], seed=seed) for seed in range(len(of_runs))]
+        (group,) = run_groups.group_runs(run_groups.open_run_directories(paths))
+        assert run_groups.worst_basin_status(group) == expected
+        told = [remark for remark in run_groups.remarks([group]) if "lost a basin" in remark]
+        assert told == (
+            [f"CMT: 1 of 3 runs lost a basin of the truth ({paths[2]}), so their ESS is not comparable."]
+            if expected == "lost"
+            else []
+        )
+
+
 def test_what_is_no_run_is_refused(tmp_path, experiments):
     _, run_groups = experiments
     with pytest.raises(ValueError, match="at least one run directory"):
@@ -366,11 +387,12 @@ def test_program_writes_tables_and_figures(tmp_path, data_sets):
     assert (lines[0]["num_runs"], lines[0]["eubo_num_runs"], lines[0]["my_metric"]) == ("2", "1", "")
     assert {line["detail"] for line in lines[5:]} >= {"published: CMT, Tables 1, 2, 3, 5", "published: TA-BG, Table 1"}
     assert r"\toprule" in (output / "comparison.tex").read_text()
-    # Free energies of two temperatures have a figure each.
-    plots = [f"ramachandran_alanine_dipeptide_at_{temperature}_K" for temperature in (300, 350)]
+    # Free energies and log-likelihoods of two temperatures have a figure each.
+    kinds = ("ramachandran", "variants")
+    plots = [f"{kind}_alanine_dipeptide_at_{temperature}_K" for kind in kinds for temperature in (300, 350)]
     for name in ("curves_alanine_dipeptide", "cost_alanine_dipeptide", *plots, "step_ess"):
         assert imread(output / f"{name}.png").std() > 0.01
-    assert len(list(output.iterdir())) == 8  # no leftovers
+    assert len(list(output.iterdir())) == 10  # no leftovers
 
 
 def test_program_refuses_in_one_line(tmp_path):

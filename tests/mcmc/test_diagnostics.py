@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmtjax import mcmc
-from cmtjax.mcmc.diagnostics import chain_weights, exchange_problems, weight_problems
+from cmtjax.mcmc.diagnostics import ChainWeights, chain_weights, exchange_problems, set_problems, weight_problems
 
 
 def _autoregressive(rng, draws, chains, rho):
@@ -72,6 +72,52 @@ def test_a_weight_that_r_hat_passes_and_few_chains_know():
     assert weights.r_hat[1] < mcmc.diagnostics.LARGEST_R_HAT
     (problem,) = weight_problems(weights, ["common", "rare"])
     assert problem.startswith("the weight of rare is known to 49 % only: (0.12 ± 0.06) %")
+
+
+@pytest.mark.parametrize("num_draws", [20, 21])
+def test_r_hat_of_a_state_is_that_of_its_indicator(num_draws):
+    rng = np.random.default_rng(5)
+    is_inside = rng.random((num_draws, 4, 4)) < np.array([0.5, 0.1, 0.8, 0.4])
+    is_inside[:, 0, 3] = True
+    expected = mcmc.chain_diagnostics(is_inside.astype(float)).r_hat
+    # arviz takes ranks and their normal scores before; R̂ is the same but for rounding.
+    np.testing.assert_allclose(chain_weights(is_inside).r_hat, expected, rtol=1e-12)
+    # Chains that stay where they are: arviz divides by their variance, which is zero.
+    stuck = np.broadcast_to(np.array([True, False, False, False])[:, None], (num_draws, 4, 1))
+    assert chain_weights(stuck).r_hat[0] == np.inf
+    assert np.isnan(chain_weights(is_inside[:, :1]).r_hat).all()
+    with pytest.raises(ValueError, match="4 draws"):
+        chain_weights(is_inside[:3])
+
+
+def test_sets_of_chains_that_disagree_are_named():
+    def weights(weight, error):
+        size = len(weight)
+        return ChainWeights(np.array(weight), np.array(error), np.ones(size), np.ones(size, int))
+
+    names = ["same", "twice", "noisy", "near", "tiny", "few chains"]
+    first = weights([0.01, 0.01, 0.01, 0.01, 1e-5, 0.01], [1e-4, 1e-4, 4e-3, 1e-5, 1e-7, np.nan])
+    second = weights([0.0101, 0.02, 0.02, 0.011, 9e-5, 0.02], [1e-4, 2e-4, 1e-3, 1e-5, 1e-7, 1e-4])
+    # "noisy" is 2.4 standard errors apart; "near" and "tiny" are many, but less than a weight may be uncertain by.
+    (problem,) = set_problems([first, second], names, ["A", "B"])
+    assert problem == "the weight of twice is (1 ± 0.01) % in A, (2 ± 0.02) % in B: the sets disagree."
+    # Of three sets each pair counts.
+    assert len(set_problems([first, second, second], names, ["A", "B", "C"])) == 2
+    assert set_problems([first], names, ["A"]) == []
+
+
+def test_r_hat_and_the_error_over_all_chains_pass_sets_that_disagree():
+    # The reason for comparing sets: 64 chains each, 1 and 2 % in the state.
+    rng = np.random.default_rng(6)
+    shares = np.repeat([0.01, 0.02], 64)
+    is_inside = rng.random((1000, 128, 1)) < shares[:, None]
+    together = chain_weights(is_inside)
+    assert together.r_hat[0] < mcmc.diagnostics.LARGEST_R_HAT
+    assert weight_problems(together, ["island"]) == []
+    parts = [chain_weights(part) for part in np.split(is_inside, 2, axis=1)]
+    assert len(set_problems(parts, ["island"], ["A", "B"])) == 1
+    same = [chain_weights(part) for part in (is_inside[:, :32], is_inside[:, 32:64])]
+    assert set_problems(same, ["island"], ["A", "B"]) == []
 
 
 def test_errors_of_weights_count_the_correlation_of_draws():

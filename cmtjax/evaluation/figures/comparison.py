@@ -5,17 +5,24 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from cmtjax.evaluation.figures.style import BLUE, GRAY, GREEN, VERMILION, new_figure, padded_limits, say_empty
+from cmtjax.evaluation.figures.style import (
+    BLUE,
+    GRAY,
+    GREEN,
+    VERMILION,
+    legend_below,
+    new_figure,
+    padded_limits,
+    say_empty,
+)
 from cmtjax.evaluation.tables import TableRow, row_label
 
 #: Columns of a run's metrics.csv, each (steps,).
@@ -25,8 +32,6 @@ Metrics = Mapping[str, np.ndarray]
 _COLORS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINE_STYLES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Of a legend, at its font size; and what a handle and the gap to the next column take.
-_CHARACTERS_AN_INCH, _HANDLE_CHARACTERS = 11.5, 8
 _AXIS_TITLES = {"annealing_step": "annealing step", "target_evaluations": "target evaluations"}
 
 
@@ -74,15 +79,6 @@ def _draw_band(axes: Axes, band: _Band, color: str, style: str = "-") -> Line2D:
     (line,) = axes.plot(band.x, band.mean, style, color=color, marker="o" if band.x.size == 1 else None)
     axes.fill_between(band.x, band.lowest, band.highest, color=color, alpha=0.2, linewidth=0)
     return line
-
-
-def _legend_below(figure: Figure, handles: Mapping[str, Any], max_columns: int) -> None:
-    """One legend for all panels, in as many columns as its longest label allows; what is longer is wrapped."""
-    width = int(_CHARACTERS_AN_INCH * figure.get_figwidth()) - _HANDLE_CHARACTERS
-    labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in handles]
-    longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
-    columns = max(1, min(len(handles), max_columns, (width + _HANDLE_CHARACTERS) // (longest + _HANDLE_CHARACTERS)))
-    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns)
 
 
 def _set_share(axes: Axes, bands: Sequence[_Band]) -> None:
@@ -162,7 +158,7 @@ def plot_curves(
             if adjust is not None:
                 adjust(axes, bands)
         figure.suptitle(f"{title}: mean over the seeds, with their range" if title else "")
-        _legend_below(figure, handles, max_columns=4)
+        legend_below(figure, handles, max_columns=4)
     return pathlib.Path(path)
 
 
@@ -206,7 +202,7 @@ def plot_step_ess(systems: Mapping[str, Sequence[StepEss]], path: str | os.PathL
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_ylabel("ESS to the next density (share)")
         handles["1/(1 + 2 ε_tr)"] = Line2D([], [], color=GRAY, linestyle="--", linewidth=1.0)
-        _legend_below(figure, handles, max_columns=2 * len(systems) + 1)
+        legend_below(figure, handles, max_columns=2 * len(systems) + 1)
     return pathlib.Path(path)
 
 
@@ -253,7 +249,7 @@ def plot_cost(
             lower, upper = padded_limits(np.array(ess), min_span=0.2) or (0.0, 1.0)
             axes.set(xscale="log", xlabel=name, ylabel="ESS (share)", ylim=(max(lower, -0.02), min(upper, 1.02)))
         figure.suptitle(title)
-        _legend_below(figure, handles, max_columns=3)
+        legend_below(figure, handles, max_columns=3)
         if published_handles:
             names = list(published_handles)
             figure.legend(list(published_handles.values()), names, loc="outside right center", title="published")

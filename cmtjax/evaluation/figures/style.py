@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import matplotlib
@@ -16,6 +17,9 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, distinguishable with every common color blindness (https://jfly.uni-koeln.de/color/).
 BLUE, VERMILION, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
+
+# Of a legend, at its font size; and what a handle and the gap to the next column take.
+_CHARACTERS_AN_INCH, _HANDLE_CHARACTERS = 11.5, 8
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10.0,
@@ -77,6 +81,15 @@ def plot_series(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, l
     is_alone = is_finite & ~neighbors
     axes.plot(steps[is_alone], values[is_alone], "o", markersize=4, color=color)
     return True
+
+
+def legend_below(figure: Figure, handles: Mapping[str, Any], max_columns: int) -> None:
+    """One legend for all panels, in as many columns as its longest label allows; what is longer is wrapped."""
+    width = int(_CHARACTERS_AN_INCH * figure.get_figwidth()) - _HANDLE_CHARACTERS
+    labels = [textwrap.fill(label, width, break_on_hyphens=False) for label in handles]
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=0)
+    columns = max(1, min(len(handles), max_columns, (width + _HANDLE_CHARACTERS) // (longest + _HANDLE_CHARACTERS)))
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=columns)
 
 
 def say_empty(axes: Axes, text: str = "no values to show") -> None:
