@@ -23,7 +23,7 @@ from absl import flags
 
 import cmtjax
 from cmtjax import annealing, datasets, evaluation, runs
-from cmtjax.evaluation import comparison, figures, forward, histograms, marginals, peptide_bonds
+from cmtjax.evaluation import comparison, figures, forward, histograms, marginals, peptide_bonds, tables
 from cmtjax.evaluation.blocks import chain_blocks, independent_blocks, weighted_mean
 from cmtjax.evaluation.weights import normalized_weights
 from cmtjax.runs import files
@@ -295,6 +295,10 @@ _SHOWN = (
     ("ram_tw2_reweighted", "Ram torus W2, reweighted", 1.0, "rad"),
     ("energy_w2", "energy W2", 1.0, "kJ/mol"),
     ("energy_w2_reweighted", "energy W2, reweighted", 1.0, "kJ/mol"),
+    ("energy_mean_kj_mol_truth", "mean energy: truth", 1.0, "kJ/mol"),
+    ("energy_mean_kj_mol", "mean energy: samples but clashes", 1.0, "kJ/mol"),
+    ("energy_mean_kj_mol_reweighted", "mean energy: reweighted", 1.0, "kJ/mol"),
+    ("energy_mean_kj_mol_reweighted_raw", "mean energy: reweighted, unclipped", 1.0, "kJ/mol"),
     ("share_outside_domain", "truth outside the flow's box", 100.0, "%"),
     ("phi_positive_weight_truth", "0 < φ < 2.5: truth", 100.0, "%"),
     ("phi_positive_weight", "0 < φ < 2.5: samples", 100.0, "%"),
@@ -307,10 +311,8 @@ def _print_table(metrics: dict[str, Any]) -> None:
     for name, title, factor, unit in _SHOWN:
         if name not in metrics:
             continue
-        text = f"{factor * metrics[name]:.5g}"
         error = metrics.get(f"{name}_standard_error", metrics.get(_error_name(name)))
-        if error is not None:
-            text += f" ± {factor * error:.2g}"
+        text = tables.number_text(metrics[name], error, factor)
         base = name.removesuffix("_reweighted")
         floor = metrics.get(f"{name}_noise_floor", metrics.get(f"{base}_noise_floor"))
         noise = f"   (noise floor {factor * floor:.2g})" if floor is not None else ""

@@ -142,6 +142,13 @@ def remarks(groups: Sequence[RunGroup]) -> list[str]:
             sentences.append(
                 f"{group.label}: means over runs that were compared with different truths, {', '.join(sorted(truths))}."
             )
+        sizes = {run.read_summary().get("num_samples") for run in group.finished} - {None}
+        if len(sizes) > 1:
+            numbers = ", ".join(f"{size:,}" for size in sorted(sizes))
+            sentences.append(
+                f"{group.label}: means over runs with different numbers of samples, {numbers}: those of histograms "
+                "(Ram KL, Ram TV) fall with it."
+            )
         for run in group.finished:
             summary = run.read_summary()
             if "evaluation_data" in summary and summary.get("evaluation_data_mixed") is not True:

@@ -157,6 +157,24 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     return Estimate(float(array.mean()), error, array.size)
 
 
+def number_text(value: float, standard_error: float | None = None, scale: float = 1.0) -> str:
+    """A number as the tables write it in Markdown: to the first two digits of its error, or four of its own.
+
+    Args:
+      value: any number, also one that is not finite.
+      standard_error: of the value; None, zero or one that is not finite: four significant digits, and no error.
+      scale: what both are multiplied with; 100 shows a fraction in percent.
+
+    Returns:
+      Such as "−175.00942 ± 0.00014".
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    if standard_error is not None and not math.isfinite(standard_error):
+        standard_error = None
+    return _markdown_number(_digits(Estimate(value, standard_error, 1), Column("", "", scale)))
+
+
 def to_markdown(rows: Sequence[TableRow], shown: Sequence[Column] = DEFAULT_COLUMNS) -> str:
     """A Markdown table for each system; ± is one standard error, n the number of runs that have a value.
 

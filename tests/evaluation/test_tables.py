@@ -184,3 +184,19 @@ def test_method_titles_tell_which_bound_is_off():
     assert title("cmt", False, False) == "CMT, no bounds"
     assert title("ta_bg", False, False) == "TA-BG"
     assert title("something_new", True, True) == "something_new"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((-175.0094189, 0.000143875), "−175.00942 ± 0.00014"),
+        ((0.0023848, 2.3e-5, 100.0), "0.2385 ± 0.0023"),
+        ((0.00012345,), "1.234·10⁻⁴"),
+        ((12.0, 0.0), "12.00"),
+        ((12.0, math.nan), "12.00"),
+        ((math.inf, 1.0), "inf"),
+        ((0.0, None), "0.000"),
+    ],
+)
+def test_numbers_are_rounded_by_their_errors(arguments, text):
+    assert tables.number_text(*arguments) == text

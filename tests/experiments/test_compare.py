@@ -223,6 +223,14 @@ def test_unfinished_runs_and_equal_seeds_are_told(tmp_path, experiments):
     assert "not all seeds differ ([0, 0])" in remarks
 
 
+def test_different_numbers_of_samples_are_told(tmp_path, experiments):
+    _, run_groups = experiments
+    paths = [make_run(tmp_path / f"{size}", {"ess": 0.6, "num_samples": size}, seed=size) for size in (1000, 20_000)]
+    groups = run_groups.group_runs(run_groups.open_run_directories(paths))
+    assert "different numbers of samples, 1,000, 20,000" in " ".join(run_groups.remarks(groups))
+    assert "different numbers" not in " ".join(run_groups.remarks([groups[0]._replace(runs=groups[0].runs[:1])]))
+
+
 def test_other_truths_and_those_that_have_not_mixed_are_told(tmp_path, experiments):
     _, run_groups = experiments
     truths = [{"evaluation_data": "x", "evaluation_data_mixed": mixed} for mixed in (True, False)]
