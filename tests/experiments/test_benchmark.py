@@ -140,9 +140,8 @@ def test_pool(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--molecules=alanine_decapeptide", "--batch_sizes=10,many", "--suite=none"])
-def test_wrong_flags_are_refused(flag):
-    command = [sys.executable, "experiments/benchmark.py", flag]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+def test_wrong_flags_are_refused(flag, short_programs):
+    result = short_programs.run("experiments/benchmark.py", flag)
     assert result.returncode != 0
     assert flag.split("=")[0].removeprefix("--") in result.stderr + result.stdout
 

@@ -115,8 +115,8 @@ def test_first_annealing_steps_of_the_quick_settings(name, monkeypatch):
     build.check_config(config)
     # Its conditioners and bounds with less data and fewer couplings: compiling takes a minute, a full step half of one.
     config["flow"]["num_couplings"] = 2
-    config["method"] |= {"buffer_size": 4000, "num_gradient_steps": 40, "num_diagnostic_samples": 2000}
-    config["method"]["batch_size"] = 500
+    config["method"] |= {"buffer_size": 2000, "num_gradient_steps": 40, "num_diagnostic_samples": 500}
+    config["method"]["batch_size"] = 200
     molecule = molecules.published(name)
     target = targets.boltzmann(
         molecule,

@@ -45,7 +45,7 @@ def test_every_seed_has_a_run_of_its_own(finished, programs):
     assert np.any(plots[0] != plots[1])
 
 
-def test_a_seed_is_sampled_like_a_single_run(finished, programs, tmp_path):
+def test_a_seed_is_sampled_like_a_single_run(finished, programs, short_programs, tmp_path):
     workdir, _ = finished
     result = programs.sample(workdir / "seed_4", "--num_samples=50", f"--output={tmp_path / 'samples.npz'}")
     assert result.returncode == 0, result.stderr
@@ -54,7 +54,7 @@ def test_a_seed_is_sampled_like_a_single_run(finished, programs, tmp_path):
     sampler = cmtjax.load_sampler(workdir / "seed_4")
     # Positions went through float32 and back to internal coordinates.
     np.testing.assert_allclose(sampler.log_prob(samples["positions_nm"]), samples["log_q"], atol=0.05)
-    result = programs.sample(workdir, f"--output={tmp_path / 'samples.npz'}")
+    result = short_programs.sample(workdir, f"--output={tmp_path / 'samples.npz'}")
     assert result.returncode == 2
     assert "take one of seed_3, seed_4" in result.stderr
 
@@ -100,14 +100,14 @@ def test_a_second_start_makes_up_for_what_is_missing(finished, programs, tmp_pat
     assert not plots.exists()
 
 
-def test_one_and_several_do_not_mix(finished, programs):
+def test_one_and_several_do_not_mix(finished, short_programs):
     workdir, _ = finished
     for directory, num_seeds, message in (
         (workdir, 1, "set it to 2"),
         (workdir, 3, "but seed and num_seeds ask for"),
         (workdir / "seed_3", 2, "holds a single run"),
     ):
-        result = programs.train(directory, **{**CHANGES, "num_seeds": num_seeds})
+        result = short_programs.train(directory, **{**CHANGES, "num_seeds": num_seeds})
         assert result.returncode == 2
         assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
