@@ -60,7 +60,9 @@ def main(argv: list[str]) -> None:
     ess = float(annealing.effective_sample_size(samples.log_weights))
     if _RESAMPLE.value:
         key = jax.random.fold_in(jax.random.key(_SEED.value), num_drawn)
-        chosen = np.asarray(annealing.resample(key, samples.log_weights, _NUM_SAMPLES.value))
+        # Compiled as a whole: its hundreds of operations one by one take seconds.
+        resample = jax.jit(annealing.resample, static_argnums=2)
+        chosen = np.asarray(resample(key, samples.log_weights, _NUM_SAMPLES.value))
         print(f"resampled: {np.unique(chosen).size:,} different samples among {chosen.size:,}", flush=True)
         arrays = {name: array[chosen] for name, array in arrays.items()}
         arrays["log_weights"] = np.zeros_like(arrays["log_weights"])

@@ -232,13 +232,14 @@ def test_sampler_in_other_code(finished):
     # Parameters are an argument: other ones through the same compiled function give other samples.
     changed = jax.tree.map(lambda x: 1.5 * x, sampler)
     assert not np.allclose(draw(changed, jax.random.key(0)).log_q, samples.log_q)
-    assert np.all(sampler.in_domain(samples.positions_nm))
-    assert not np.any(sampler.in_domain(-samples.positions_nm))  # the mirror image
-    gradient = jax.grad(lambda x: sampler.log_prob(x))(samples.positions_nm[0])
+    in_domain, log_prob = jax.jit(sampler.in_domain), jax.jit(sampler.log_prob)
+    assert np.all(in_domain(samples.positions_nm))
+    assert not np.any(in_domain(-samples.positions_nm))  # the mirror image
+    gradient = jax.jit(jax.grad(sampler.log_prob))(samples.positions_nm[0])
     assert np.all(np.isfinite(gradient))
     # Rigid motion does not change the density.
     shifted = samples.positions_nm[:, :, jnp.array([1, 2, 0])] + 0.3
-    np.testing.assert_allclose(sampler.log_prob(shifted), sampler.log_prob(samples.positions_nm), atol=0.02)
+    np.testing.assert_allclose(log_prob(shifted), log_prob(samples.positions_nm), atol=0.02)
 
 
 def test_the_sampler_needs_no_openmm(finished, programs):

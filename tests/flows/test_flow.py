@@ -1,5 +1,7 @@
 """The flow: sizes, start, density, sampling, and the table of all bijections."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ def molecular_domain(num_bonds, num_angles, num_torsions):
     return Domain(circular, circular, np.repeat([0, 1, 2], [num_bonds, num_angles, num_torsions]))
 
 
+@functools.cache
 def small_flow(**kwargs):
     return spline_flow(
         molecular_domain(3, 4, 5), **{"num_couplings": 4, "num_bins": 5, "hidden_sizes": (16, 16), **kwargs}
@@ -108,7 +111,7 @@ BIJECTIONS = {
 @pytest.mark.parametrize("name", BIJECTIONS)
 def test_bijections(name):
     with jax.enable_x64(True):
-        forward, inverse = BIJECTIONS[name]()
+        forward, inverse = map(jax.jit, BIJECTIONS[name]())
         u = jax.random.uniform(jax.random.key(1), (12, 20), jnp.float64)
         z, log_det = forward(u)
         back, inverse_log_det = inverse(z)

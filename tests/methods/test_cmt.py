@@ -63,6 +63,21 @@ def small_method():
     return method, jax.jit(chex.assert_max_traces(method.update, n=1))
 
 
+@pytest.fixture(scope="module")
+def unbounded_step():
+    """A compiled function: (target's center, x₀ above which evaluations fail) -> start, state and info of a step."""
+
+    def step(center, failing_above):
+        def log_prob(x):
+            return jnp.where(x[0] > failing_above, jnp.nan, -jnp.sum((x - center) ** 2) / 0.02)
+
+        method = _small(from_log_prob(log_prob, -np.ones(3), np.ones(3)), **UNBOUNDED)
+        start = method.init(jax.random.key(0))
+        return start, *method.update(start)
+
+    return jax.jit(step)
+
+
 def _largest_total_variation(target, flow, params):
     """Over dims, between the weights of the two modes in 10⁵ plain samples and the exact ones."""
     u, _ = jax.jit(lambda p: flow.sample_and_log_prob(p, jax.random.key(5), 100_000))(params)
@@ -112,13 +127,16 @@ def test_constraints_keep_the_weights_of_all_modes(constrained):
         (None, None),
     ],
 )
-def test_four_variants(trust_region_bound, entropy_bound, small_method):
-    if (trust_region_bound, entropy_bound) == BOUNDS:
-        method, update = small_method
+def test_four_variants(trust_region_bound, entropy_bound, small_method, unbounded_step):
+    if trust_region_bound is None and entropy_bound is None:
+        _, _, info = unbounded_step(0.3, np.inf)
     else:
-        method = _small(trust_region_bound=trust_region_bound, entropy_bound=entropy_bound)
-        update = jax.jit(method.update)
-    _, info = update(method.init(jax.random.key(0)))
+        if (trust_region_bound, entropy_bound) == BOUNDS:
+            method, update = small_method
+        else:
+            method = _small(trust_region_bound=trust_region_bound, entropy_bound=entropy_bound)
+            update = jax.jit(method.update)
+        _, info = update(method.init(jax.random.key(0)))
     # The dual meets a bound to 0.1 %.
     if trust_region_bound is None:
         assert info.trust_region_multiplier == 0.0
@@ -200,13 +218,8 @@ def test_a_given_flow_is_the_start():
     chex.assert_trees_all_equal(states._replace(params=fresh.params), fresh)
 
 
-def test_failed_evaluations_are_masked_and_counted():
-    def log_prob(x):
-        return jnp.where(x[0] > 0.4, jnp.nan, -jnp.sum((x - 0.1) ** 2) / 0.02)
-
-    target = from_log_prob(log_prob, -np.ones(3), np.ones(3))
-    method = _small(target, **UNBOUNDED)
-    state, info = jax.jit(method.update)(method.init(jax.random.key(0)))
+def test_failed_evaluations_are_masked_and_counted(unbounded_step):
+    _, state, info = unbounded_step(0.1, 0.4)
     assert 0 < info.num_failed < 600
     assert info.dual_status == 0
     for leaf in jax.tree.leaves(state.params):
@@ -214,11 +227,8 @@ def test_failed_evaluations_are_masked_and_counted():
     assert np.isfinite(info.training_loss)
 
 
-def test_a_step_without_any_evaluation_changes_nothing():
-    target = from_log_prob(lambda x: jnp.nan * jnp.sum(x), -np.ones(3), np.ones(3))
-    method = _small(target, **UNBOUNDED)
-    start = method.init(jax.random.key(0))
-    state, info = jax.jit(method.update)(start)
+def test_a_step_without_any_evaluation_changes_nothing(unbounded_step):
+    start, state, info = unbounded_step(0.1, -np.inf)
     assert info.dual_status == NO_FINITE_SAMPLES
     assert info.num_failed == 600
     chex.assert_trees_all_equal(state.params, start.params)

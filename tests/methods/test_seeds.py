@@ -1,4 +1,4 @@
-"""Several seeds in one program against each on its own."""
+"""Several seeds in one program against each on its own, statistically; step by step in ``test_backends.py``."""
 
 import jax
 import jax.numpy as jnp
@@ -9,34 +9,6 @@ from cmtjax.annealing import effective_sample_size, estimate_log_z
 from cmtjax.flows import spline_flow
 from cmtjax.methods import CMTConfig, adam_with_cosine, cmt, draw_buffer
 from cmtjax.targets import from_log_prob
-
-
-def test_an_annealing_step_equals_that_of_the_single_runs(amber_method, amber_update):
-    """The real molecule with energies in JAX: draws, energies, dual and ten gradient steps."""
-    method = amber_method
-    keys = [jax.random.key(seed) for seed in (3, 4)]
-    states, infos = jax.jit(jax.vmap(method.update))(jax.jit(jax.vmap(method.init))(jnp.stack(keys)))
-    for index, key in enumerate(keys):
-        state, info = amber_update(jax.jit(method.init)(key))
-        together, together_info = jax.tree.map(lambda leaf, i=index: leaf[i], (states, infos))
-        np.testing.assert_array_equal(jax.random.key_data(together.key), jax.random.key_data(state.key))
-        assert together.annealing_step == state.annealing_step == 1
-        assert together_info.dual_status == info.dual_status == 0
-        compare_steps(together, together_info, state, info)
-    # The seeds are different runs, beyond what the comparison allows.
-    assert abs(infos.log_z[0] - infos.log_z[1]) > 1.0
-
-
-def compare_steps(actual_state, actual, expected_state, expected):
-    """Scalars within 1e-5, some ten times what was seen; λ is near 4e3, log Z near −500, the loss −36."""
-    # Draws and energies are the same operations; matrix products and sums run in another order: 1e-7 of each number.
-    for name in ("trust_region_multiplier", "entropy_multiplier", "kl", "entropy", "training_loss", "held_out_loss"):
-        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(actual.log_z, expected.log_z, rtol=1e-5)
-    np.testing.assert_allclose(actual.kl_reached, expected.kl_reached, atol=1e-4)  # a mean of differences of 100
-    # Ten steps of Adam of up to 1e-3; a step's sign is open where the gradient is rounding.
-    for a, b in zip(jax.tree.leaves(actual_state.params), jax.tree.leaves(expected_state.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.slow
