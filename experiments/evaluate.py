@@ -157,13 +157,13 @@ def evaluate(
     metrics |= _marginals(run, coordinates, truth, marginal_u, log_weights[: len(marginal_u)])
     _write_figures(run, result, coordinates, truth, model, log_weights, kt)
     along = _basin_path(run, result, coordinates.ramachandran_names)
-    tables = [
+    texts = [
         f"basins of {name}, and how often the chains of the truth entered each:\n{evaluation.basin_table(reports)}"
         for name, reports in zip(coordinates.ramachandran_names, result.basin_reports, strict=True)
     ]
     if bonds:
-        tables.append(f"cis peptide bonds:\n{peptide_bonds.cis_report([bond.name for bond in bonds], metrics)}")
-    return metrics, tables + along
+        texts.append(f"cis peptide bonds:\n{peptide_bonds.cis_report([bond.name for bond in bonds], metrics)}")
+    return metrics, texts + along
 
 
 def _basin_path(run: runs.RunDirectory, result: Any, names: tuple[str, ...]) -> list[str]:

@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
       mixed: None where nobody knows.
       problems: sentences, why not.
       numbers: of several sets, ``r_hat`` (the largest) and ``ess`` (the smallest) over all torsions and the energy.
-      stride: R̂ and ESS take every so manyth draw; the weights of rare regions take all.
+      stride: R̂ and ESS take one draw in so many; the weights of rare regions take all.
     """
 
     mixed: bool | None

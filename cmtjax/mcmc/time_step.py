@@ -77,7 +77,7 @@ def leapfrog_energy_shift(
 ) -> float:
     """By how much leapfrog dynamics raises the mean potential energy, in the harmonic approximation.
 
-    ½ kT Σ 1/(1 − (ω Δt)²/4) − 1 over the normal modes of the minimum next to a structure.
+    ½ kT Σ [1/(1 − (ω Δt)²/4) − 1] over the normal modes of the minimum next to a structure.
 
     Args:
       system: an OpenMM System, with the constraints of the dynamics.
