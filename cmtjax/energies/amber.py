@@ -173,14 +173,18 @@ class AmberEnergy:
         return {name: _clash_unless_finite(energy, positions_nm) for name, energy in terms.items()}
 
     def _bonded_terms(self, positions: Float[Array, "3 atoms n"]) -> dict[str, Float[Array, " n"]]:
+        terms = self._bonded_terms_but_torsions(positions)
+        if self.parameters.torsions is not None:
+            terms["torsions"] = bonded.torsion_energy(self.parameters.torsions, positions)
+        return terms
+
+    def _bonded_terms_but_torsions(self, positions: Float[Array, "3 atoms n"]) -> dict[str, Float[Array, " n"]]:
         parameters = self.parameters
         terms: dict[str, Array] = {}
         if parameters.bonds is not None:
             terms["bonds"] = bonded.bond_energy(parameters.bonds, positions)
         if parameters.angles is not None:
             terms["angles"] = bonded.angle_energy(parameters.angles, positions)
-        if parameters.torsions is not None:
-            terms["torsions"] = bonded.torsion_energy(parameters.torsions, positions)
         if parameters.torsion_maps:
             energies = [bonded.map_energy(entry, positions) for entry in parameters.torsion_maps]
             terms["torsion_maps"] = jnp.sum(jnp.stack(energies), axis=0)
@@ -191,11 +195,15 @@ class AmberEnergy:
 
     def _block_energy_and_gradient(self, positions_nm: Float[Array, "n atoms 3"]) -> tuple[Array, Array]:
         parameters, positions = self.parameters, positions_nm.transpose(2, 1, 0)
-        bonded_energy, pullback = jax.vjp(lambda x: _sum(self._bonded_terms(x), x[0, 0]), positions)
-        (bonded_gradient,) = pullback(jnp.ones_like(bonded_energy))
-        energy, gradient = pair_energy_and_gradient(parameters.nonbonded, parameters.solvent, positions)
-        energy = _clash_unless_finite(bonded_energy + energy, positions_nm)
-        gradient = jnp.where(jnp.isposinf(energy), 0.0, bonded_gradient + gradient)
+        energy, pullback = jax.vjp(lambda x: _sum(self._bonded_terms_but_torsions(x), x[0, 0]), positions)
+        (gradient,) = pullback(jnp.ones_like(energy))
+        others = [pair_energy_and_gradient(parameters.nonbonded, parameters.solvent, positions)]
+        if parameters.torsions is not None:
+            others.append(bonded.torsion_energy_and_gradient(parameters.torsions, positions))
+        for other_energy, other_gradient in others:
+            energy, gradient = energy + other_energy, gradient + other_gradient
+        energy = _clash_unless_finite(energy, positions_nm)
+        gradient = jnp.where(jnp.isposinf(energy), 0.0, gradient)
         return energy, gradient.transpose(2, 1, 0)
 
 

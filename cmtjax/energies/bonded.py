@@ -5,6 +5,7 @@ Positions are batch-last, (3, atoms, batch), as in ``cmtjax.coordinates.placemen
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -35,14 +36,38 @@ def angle_energy(angles: HarmonicAngles, positions: Positions) -> Float[Array, "
 
 def torsion_energy(torsions: Torsions, positions: Positions) -> Float[Array, " batch"]:
     """Σ_m c_m cos mφ + s_m sin mφ, by powers of exp(iφ): no angle is ever computed."""
-    cosine, sine = _cosine_and_sine(positions, torsions.atoms)
+    return jnp.sum(_series(torsions, *_cosine_and_sine(positions, torsions.atoms))[0], axis=0)
+
+
+def torsion_energy_and_gradient(torsions: Torsions, positions: Positions) -> tuple[Float[Array, " batch"], Positions]:
+    """``torsion_energy`` with its gradient by Blondel and Karplus (1996, J. Comput. Chem. 17:1132).
+
+    Automatic differentiation takes four times as long (ELIL, on a CPU).
+    """
+    before, axis, after = _bonds_of_torsions(positions, torsions.atoms)
+    near, far = _cross(before, axis), _cross(axis, after)
+    energy, slope = _series(torsions, *_normalized(before, axis, near, far))
+    inverse_length = jax.lax.rsqrt(_floored(_squared(axis)))
+    length = _squared(axis) * inverse_length
+    near, far = (slope * normal / _floored(_squared(normal)) for normal in (near, far))
+    # How the two in the middle follow the outer ones: what keeps all four from turning as a whole.
+    lever = (jnp.sum(before * axis, axis=0) * near + jnp.sum(after * axis, axis=0) * far) * inverse_length
+    first, last = -length * near, length * far
+    parts = jnp.concatenate([first, lever - first, -lever - last, last], axis=1)
+    return jnp.sum(energy, axis=0), jnp.zeros_like(positions).at[:, torsions.atoms.T.reshape(-1)].add(parts)
+
+
+def _series(torsions: Torsions, cosine: Array, sine: Array) -> tuple[Array, Array]:
+    """Energies of all torsions and their derivatives with respect to φ, (n, batch)."""
     real, imaginary = jnp.ones_like(cosine), jnp.zeros_like(sine)
     energy = column(torsions.cosine[0], cosine.dtype) * real
+    slope = jnp.zeros_like(cosine)
     for order in range(1, len(torsions.cosine)):
         real, imaginary = real * cosine - imaginary * sine, real * sine + imaginary * cosine
         c, s = (column(table[order], cosine.dtype) for table in (torsions.cosine, torsions.sine))
         energy += c * real + s * imaginary
-    return jnp.sum(energy, axis=0)
+        slope += order * (s * real - c * imaginary)
+    return energy, slope
 
 
 def map_energy(maps: TorsionMaps, positions: Positions) -> Float[Array, " batch"]:
@@ -65,9 +90,16 @@ def map_energy(maps: TorsionMaps, positions: Positions) -> Float[Array, " batch"
 
 def _cosine_and_sine(positions: Positions, atoms: np.ndarray) -> tuple[Array, Array]:
     """Both cos φ and sin φ of torsions (IUPAC sign), (n, batch), zero where a torsion has no meaning."""
-    i, j, k, l = atoms.T  # noqa: E741
-    before, axis, after = (positions[:, end] - positions[:, begin] for begin, end in ((i, j), (j, k), (k, l)))
-    near, far = _cross(before, axis), _cross(axis, after)
+    before, axis, after = _bonds_of_torsions(positions, atoms)
+    return _normalized(before, axis, _cross(before, axis), _cross(axis, after))
+
+
+def _bonds_of_torsions(positions: Positions, atoms: np.ndarray) -> tuple[Array, Array, Array]:
+    i, j, k, l = (positions[:, column] for column in atoms.T)  # noqa: E741
+    return j - i, k - j, l - k
+
+
+def _normalized(before: Array, axis: Array, near: Array, far: Array) -> tuple[Array, Array]:
     x = jnp.sum(near * far, axis=0)
     y = jnp.sqrt(_floored(_squared(axis))) * jnp.sum(before * far, axis=0)
     inverse = 1.0 / jnp.sqrt(_floored(x * x + y * y))

@@ -5,6 +5,8 @@ Arrays are (atoms, batch), numbers of the force field (atoms, 1).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,20 @@ def screening(solvent: GeneralizedBorn, squared: Array, inverse_product: Array) 
     return _dielectric(solvent, inverse_f) * inverse_f
 
 
+def screening_slopes(solvent: GeneralizedBorn, squared: Array, inverse_product: Array) -> tuple[Array, Array, Array]:
+    """``screening`` and its derivatives with respect to r² and 1/BB."""
+    product = 1.0 / inverse_product
+    decay = jnp.exp(-0.25 * squared * inverse_product)
+    inverse_f = jax.lax.rsqrt(squared + decay * product)
+    value = _dielectric(solvent, inverse_f) * inverse_f
+    of_inverse = value
+    if solvent.inverse_debye_length:
+        kappa = solvent.inverse_debye_length
+        of_inverse -= solvent.solvent * kappa * jnp.exp(-kappa / inverse_f)
+    of_square = -0.5 * of_inverse * inverse_f * inverse_f
+    return value, of_square * (1.0 - 0.25 * decay), -of_square * decay * product * (product + 0.25 * squared)
+
+
 def descreening_tables(
     solvent: GeneralizedBorn, shifts: Int[np.ndarray, " shifts"], backward: bool = False
 ) -> dict[str, Float[np.ndarray, "shifts atoms"]]:
@@ -83,28 +99,75 @@ def descreening_of_pair(
       offset_radius: of the atom that is descreened, in nm.
       tables: see ``descreening_tables``.
     """
+    overlap = _overlap(squared, offset_radius, tables["scaled_radius"])
+    inverse, from_lower, from_upper = overlap.inverse, overlap.from_lower, overlap.from_upper
+    scaled_radius = tables["scaled_radius"]
+    term = 0.5 * (
+        (from_lower - from_upper)
+        * (1.0 - 0.25 * (overlap.distance - scaled_radius * scaled_radius * inverse) * (from_lower + from_upper))
+        + 0.5 * overlap.log_ratio * inverse
+    )
+    if solvent.has_engulfed_term:
+        term += jnp.where(overlap.is_engulfed, 1.0 / offset_radius - from_lower, 0.0)
+    term = jnp.where(overlap.is_reached, term, 0.0)
+    if solvent.neck_height is not None:
+        # OpenMM's coefficients in nm: 1 + 100 x² + 0.3·10⁶ x⁶.
+        square = (overlap.distance - tables["neck_distance"]) ** 2
+        neck = tables["neck_height"] / (1.0 + 100.0 * square + 0.3e6 * square**3)
+        term += jnp.where(overlap.distance <= tables["neck_end"], neck, 0.0)
+    return term
+
+
+def descreening_slope(
+    solvent: GeneralizedBorn, squared: Array, offset_radius: Array, tables: dict[str, Array]
+) -> Array:
+    """The derivative of ``descreening_of_pair`` with respect to r², 1/nm³; arguments as there.
+
+    It costs as much as the value, and automatic differentiation three times that: the derivatives with respect to the
+    limits U = r + s and L = |r − s| at fixed r vanish, but for the one of L where the other atom covers the whole.
+    """
+    overlap = _overlap(squared, offset_radius, tables["scaled_radius"])
+    inverse_squared = overlap.inverse * overlap.inverse
+    lower_squared = overlap.from_lower * overlap.from_lower
+    by_radius = tables["scaled_radius"] * tables["scaled_radius"] * inverse_squared
+    slope = 0.125 * (1.0 + by_radius) * (overlap.from_upper * overlap.from_upper - lower_squared)
+    slope -= 0.25 * overlap.log_ratio * inverse_squared
+    if not solvent.has_engulfed_term:  # whose derivative is the negative of this one
+        slope += jnp.where(overlap.is_engulfed, lower_squared, 0.0)
+    slope = jnp.where(overlap.is_reached, slope, 0.0)
+    if solvent.neck_height is not None:
+        beyond = overlap.distance - tables["neck_distance"]
+        square = beyond * beyond
+        inverse_neck = 1.0 / (1.0 + 100.0 * square + 0.3e6 * square**3)
+        fall = tables["neck_height"] * inverse_neck * inverse_neck * beyond * (200.0 + 1.8e6 * square * square)
+        slope -= jnp.where(overlap.distance <= tables["neck_end"], fall, 0.0)
+    return 0.5 * slope * overlap.inverse
+
+
+class _Overlap(NamedTuple):
+    """What the descreening of one atom by another is made of: the other one fills a part of the shell L < |x| < U."""
+
+    inverse: Array
+    distance: Array
+    from_lower: Array
+    from_upper: Array
+    log_ratio: Array
+    is_reached: Array
+    is_engulfed: Array
+
+
+def _overlap(squared: Array, offset_radius: Array, scaled_radius: Array) -> _Overlap:
+    """1/r, r, 1/L, 1/U, log(L/U), whether the other atom reaches beyond the offset radius, and wholly covers it."""
     inverse = jax.lax.rsqrt(squared)
     distance = squared * inverse
-    scaled_radius = tables["scaled_radius"]
     reach = distance + scaled_radius
     upper = jnp.maximum(reach, offset_radius)  # a shorter reach contributes nothing, and must not divide by zero
     lower = jnp.maximum(offset_radius, jnp.abs(distance - scaled_radius))
     inverse_both = 1.0 / (lower * upper)  # one division for two reciprocals
     from_lower, from_upper = upper * inverse_both, lower * inverse_both
-    term = 0.5 * (
-        (from_lower - from_upper)
-        * (1.0 - 0.25 * (distance - scaled_radius * scaled_radius * inverse) * (from_lower + from_upper))
-        + 0.5 * jnp.log(lower * from_upper) * inverse
-    )
-    if solvent.has_engulfed_term:
-        term += jnp.where(scaled_radius - distance > offset_radius, 1.0 / offset_radius - from_lower, 0.0)
-    term = jnp.where(reach >= offset_radius, term, 0.0)
-    if solvent.neck_height is not None:
-        # OpenMM's coefficients in nm: 1 + 100 x² + 0.3·10⁶ x⁶.
-        square = (distance - tables["neck_distance"]) ** 2
-        neck = tables["neck_height"] / (1.0 + 100.0 * square + 0.3e6 * square**3)
-        term += jnp.where(distance <= tables["neck_end"], neck, 0.0)
-    return term
+    log_ratio = jnp.log(lower * from_upper)
+    is_engulfed = scaled_radius - distance > offset_radius
+    return _Overlap(inverse, distance, from_lower, from_upper, log_ratio, reach >= offset_radius, is_engulfed)
 
 
 def _dielectric(solvent: GeneralizedBorn, inverse_length: Array) -> Array | float:

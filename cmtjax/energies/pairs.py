@@ -68,8 +68,8 @@ def pair_energy_and_gradient(
 ) -> tuple[Float[Array, " batch"], Positions]:
     """The sum of the pair terms in kJ/mol, and its gradient in kJ/mol/nm.
 
-    The chain rule is written out over atoms and left to JAX for the function of one pair. Arguments as for
-    ``pair_energies``.
+    Written out, because automatic differentiation through the sums takes several times as long; what is left to JAX is
+    a function of one atom. Arguments as for ``pair_energies``.
     """
     zero = _zero(positions)
     inverse_born = energy = of_radii = zero
@@ -85,15 +85,14 @@ def pair_energy_and_gradient(
         energy, gradient, of_radii = sums
         difference = positions - partners[0]
 
-        def pair(squared: Array, inverse_born: Array) -> Array:
-            energy = zero if nonbonded is None else _vacuum(squared, tables)
-            if solvent is None:
-                return energy
-            return energy + _screening(solvent, squared, inverse_born, partners[1], tables)
-
-        value, pullback = jax.vjp(pair, _squared_distance(difference), inverse_born)
-        of_squared, of_radius = pullback(jnp.ones_like(value))
-        return energy + 0.5 * value, gradient + _along(of_squared, difference), of_radii + of_radius
+        squared = _squared_distance(difference)
+        value, of_squared = (zero, zero) if nonbonded is None else _vacuum_and_slope(squared, tables)
+        if solvent is not None:
+            product = inverse_born * partners[1]
+            screening, slope, by_product = gb.screening_slopes(solvent, squared, product)
+            value, of_squared = value - tables["charges"] * screening, of_squared - tables["charges"] * slope
+            of_radii -= tables["charges"] * by_product * partners[1]
+        return energy + 0.5 * value, gradient + _along(of_squared, difference), of_radii
 
     shifts = np.arange(1, positions.shape[1])
     tables = _tables(nonbonded, solvent, shifts)
@@ -111,14 +110,10 @@ def pair_energy_and_gradient(
         forward = {name: table for name, table in tables.items() if not name.startswith("back_")}
         backward = {name.removeprefix("back_"): table for name, table in tables.items() if name.startswith("back_")}
 
-        def pair(squared: Array) -> Array:
-            mine = gb.descreening_of_pair(solvent, squared, offset_radius, forward)
-            return slope * mine + partners[1] * gb.descreening_of_pair(
-                solvent, squared, backward["offset_radius"], backward
-            )
-
-        value, pullback = jax.vjp(pair, _squared_distance(difference))
-        return gradient + _along(pullback(jnp.ones_like(value))[0], difference)
+        squared = _squared_distance(difference)
+        mine = gb.descreening_slope(solvent, squared, offset_radius, forward)
+        theirs = gb.descreening_slope(solvent, squared, backward["offset_radius"], backward)
+        return gradient + _along(slope * mine + partners[1] * theirs, difference)
 
     tables = there | {f"back_{name}": table for name, table in back.items()}
     gradient = over_shifts(turn, gradient, (positions, slope), tables, positions.dtype)
@@ -153,6 +148,17 @@ def _vacuum(squared: Array, tables: dict[str, Array]) -> Array:
     inverse_6 = (inverse * inverse) ** 3
     lennard_jones = inverse_6 * (tables["repulsion"] * inverse_6 - tables["dispersion"])
     return tables["coulomb"] * inverse + lennard_jones
+
+
+def _vacuum_and_slope(squared: Array, tables: dict[str, Array]) -> tuple[Array, Array]:
+    """``_vacuum`` and its derivative with respect to r²."""
+    inverse = jax.lax.rsqrt(squared)
+    inverse_2 = inverse * inverse
+    inverse_6 = inverse_2**3
+    coulomb, dispersion = tables["coulomb"] * inverse, tables["dispersion"] * inverse_6
+    repulsion = tables["repulsion"] * inverse_6 * inverse_6
+    slope = -0.5 * inverse_2 * (coulomb + 12.0 * repulsion - 6.0 * dispersion)
+    return coulomb + repulsion - dispersion, slope
 
 
 def _screening(
