@@ -85,7 +85,8 @@ class AmberEnergy:
         triples = 0 if parameters.angles is None else len(parameters.angles.atoms)
         pairs = 0 if parameters.bonds is None else len(parameters.bonds.atoms)
         maps = sum(len(entry.atoms) for entry in parameters.torsion_maps)
-        numbers = 260 * self.num_atoms + 30 * quads + 16 * triples + 10 * pairs + 100 * maps
+        of_atom = 180 + 3 * (self.num_atoms // 2)  # three numbers a pair are kept for the gradient
+        numbers = of_atom * self.num_atoms + 30 * quads + 16 * triples + 10 * pairs + 100 * maps
         return numbers * np.dtype(dtype).itemsize
 
     def save(self, path: str | os.PathLike[str]) -> None:

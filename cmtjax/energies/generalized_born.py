@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cmtjax.energies.amber_parameters import GeneralizedBorn
-from cmtjax.energies.shifts import column, table_by_shift
+from cmtjax.energies.shifts import column
 
 
 def inverse_born_radii(
@@ -63,45 +63,40 @@ def screening_slopes(solvent: GeneralizedBorn, squared: Array, inverse_product: 
     return value, of_square * (1.0 - 0.25 * decay), -of_square * decay * product * (product + 0.25 * squared)
 
 
-def descreening_tables(
-    solvent: GeneralizedBorn, shifts: Int[np.ndarray, " shifts"], backward: bool = False
-) -> dict[str, Float[np.ndarray, "shifts atoms"]]:
-    """What ``descreening_of_pair`` needs of atom i and its partner i + s.
+def descreening_tables(solvent: GeneralizedBorn) -> dict[str, Float[np.ndarray, "atoms atoms"]]:
+    """What ``descreening_of_pair`` needs of an atom (row) and its partner (column), for ``over_pairs``.
 
-    Args:
-      solvent: the parameters.
-      shifts: s.
-      backward: for the partner's descreening by the atom, instead of the atom's by its partner.
+    Names that begin with ``back_`` are for the partner's descreening by the atom, see ``both_ways``.
     """
     num_atoms = solvent.charge.size
-
-    def table(matrix: np.ndarray) -> np.ndarray:
-        return table_by_shift(matrix.T if backward else matrix, shifts)
-
-    tables = {"scaled_radius": table(np.broadcast_to(solvent.scaled_radius_nm, (num_atoms, num_atoms)))}
-    if backward:
-        tables["offset_radius"] = table(np.broadcast_to(solvent.offset_radius_nm[:, None], (num_atoms, num_atoms)))
+    tables = {
+        "scaled_radius": np.broadcast_to(solvent.scaled_radius_nm, (num_atoms, num_atoms)),
+        "offset_radius": np.broadcast_to(solvent.offset_radius_nm[:, None], (num_atoms, num_atoms)),
+    }
     if solvent.neck_height is not None and solvent.neck_distance_nm is not None:
-        tables["neck_height"] = table(solvent.neck_height)
-        tables["neck_distance"] = table(solvent.neck_distance_nm)
-        tables["neck_end"] = table(np.add.outer(solvent.radius_nm, solvent.radius_nm) + solvent.neck_range_nm)
-    return tables
+        tables["neck_height"] = solvent.neck_height
+        tables["neck_distance"] = solvent.neck_distance_nm
+        tables["neck_end"] = np.add.outer(solvent.radius_nm, solvent.radius_nm) + solvent.neck_range_nm
+    return tables | {f"back_{name}": table.T for name, table in tables.items()}
 
 
-def descreening_of_pair(
-    solvent: GeneralizedBorn, squared: Array, offset_radius: Array, tables: dict[str, Array]
-) -> Array:
+def both_ways(tables: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The tables of the atom's descreening by its partner, and those of the partner's by the atom."""
+    there = {name: table for name, table in tables.items() if not name.startswith("back_")}
+    return there, {name: tables[f"back_{name}"] for name in there}
+
+
+def descreening_of_pair(solvent: GeneralizedBorn, squared: Array, tables: dict[str, Array]) -> Array:
     """What one atom adds to the sum I of another, 1/nm.
 
     Args:
       solvent: which model.
       squared: r² in nm².
-      offset_radius: of the atom that is descreened, in nm.
-      tables: see ``descreening_tables``.
+      tables: see ``both_ways``.
     """
-    overlap = _overlap(squared, offset_radius, tables["scaled_radius"])
+    scaled_radius, offset_radius = tables["scaled_radius"], tables["offset_radius"]
+    overlap = _overlap(squared, offset_radius, scaled_radius)
     inverse, from_lower, from_upper = overlap.inverse, overlap.from_lower, overlap.from_upper
-    scaled_radius = tables["scaled_radius"]
     term = 0.5 * (
         (from_lower - from_upper)
         * (1.0 - 0.25 * (overlap.distance - scaled_radius * scaled_radius * inverse) * (from_lower + from_upper))
@@ -118,15 +113,13 @@ def descreening_of_pair(
     return term
 
 
-def descreening_slope(
-    solvent: GeneralizedBorn, squared: Array, offset_radius: Array, tables: dict[str, Array]
-) -> Array:
+def descreening_slope(solvent: GeneralizedBorn, squared: Array, tables: dict[str, Array]) -> Array:
     """The derivative of ``descreening_of_pair`` with respect to r², 1/nm³; arguments as there.
 
     It costs as much as the value, and automatic differentiation three times that: the derivatives with respect to the
     limits U = r + s and L = |r − s| at fixed r vanish, but for the one of L where the other atom covers the whole.
     """
-    overlap = _overlap(squared, offset_radius, tables["scaled_radius"])
+    overlap = _overlap(squared, tables["offset_radius"], tables["scaled_radius"])
     inverse_squared = overlap.inverse * overlap.inverse
     lower_squared = overlap.from_lower * overlap.from_lower
     by_radius = tables["scaled_radius"] * tables["scaled_radius"] * inverse_squared

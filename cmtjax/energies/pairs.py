@@ -1,10 +1,9 @@
 """Pair terms: Coulomb, Lennard-Jones and generalized Born, without a list of pairs.
 
-Atom i meets atom i + s (mod N) for all i at once, s = 1, 2, …: the partners are a slice of the positions written twice
-one after the other (``over_shifts``). Shifts up to N/2 meet every pair once, shifts up to N − 1 in both directions. The
-descreening sums need both directions, which share only the distance; and gradients take both, so that each atom adds
-up its own and nothing is scattered. Nothing of the size (atoms, atoms, batch) is stored, and every operation runs over
-contiguous batches.
+Atom i meets atom i + s (mod N) for all i at once, s = 1, 2, … N/2: the partners are a slice of the positions written
+twice one after the other, and what is for the partners is added to such a slice (``over_pairs``). So each pair is met
+once, nothing is gathered or scattered, and every operation runs over contiguous batches. Energies alone store nothing
+of the size (atoms, atoms, batch); gradients keep derivatives of each pair's terms from pass to pass.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from jaxtyping import Array, Float
 
 from cmtjax.energies import generalized_born as gb
 from cmtjax.energies.amber_parameters import GeneralizedBorn, Nonbonded
-from cmtjax.energies.shifts import column, over_shifts, table_by_shift
+from cmtjax.energies.shifts import over_pairs
 
 Positions = Float[Array, "3 atoms batch"]
 
@@ -39,28 +38,23 @@ def pair_energies(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None, 
       positions: (3, atoms, batch) in nm.
     """
     zero = _zero(positions)
-    sums = PairEnergies(zero, zero)
-    inverse_born = None
+    sums, partners = {"nonbonded": zero, "solvent": zero}, {"positions": positions}
     if solvent is not None:
-        inverse_born = gb.inverse_born_radii(solvent, _descreening(solvent, positions))
-        sums = sums._replace(solvent=gb.self_energies(solvent, inverse_born))
-    num_atoms = positions.shape[1]
-    shifts = np.arange(1, num_atoms // 2 + 1)
-    # With an even number of atoms the last shift meets its pairs twice: they count half.
-    share = np.where(2 * shifts == num_atoms, 0.5, 1.0)[:, None]
-    tables = {name: share * table for name, table in _tables(nonbonded, solvent, shifts).items()}
+        descreening, _ = _descreening(solvent, positions, with_slopes=False)
+        partners["inverse_born"] = gb.inverse_born_radii(solvent, descreening)
+        sums["solvent"] = gb.self_energies(solvent, partners["inverse_born"])
 
-    def meet(sums: PairEnergies, partners: dict[str, Array], tables: dict[str, Array]) -> PairEnergies:
-        squared = _squared_distance(partners["positions"] - positions)
-        return PairEnergies(
-            sums.nonbonded + (0.0 if nonbonded is None else _vacuum(squared, tables)),
-            sums.solvent + (0.0 if inverse_born is None or solvent is None
-                            else _screening(solvent, squared, inverse_born, partners["inverse_born"], tables)),
-        )  # fmt: skip
+    def meet(met: dict[str, Array], tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
+        squared, added = _squared_distance(met["positions"] - positions), {"nonbonded": zero, "solvent": zero}
+        if nonbonded is not None:
+            added["nonbonded"] = _vacuum(squared, tables)
+        if solvent is not None:
+            screening = gb.screening(solvent, squared, partners["inverse_born"] * met["inverse_born"])
+            added["solvent"] = -tables["charges"] * screening
+        return added, {}, None
 
-    partners = {"positions": positions} | ({} if inverse_born is None else {"inverse_born": inverse_born})
-    sums = over_shifts(meet, sums, partners, tables, positions.dtype)
-    return PairEnergies(*(jnp.sum(energy, axis=0) for energy in sums))
+    sums, _ = over_pairs(meet, sums, (), partners, _tables(nonbonded, solvent), positions.dtype)
+    return PairEnergies(jnp.sum(sums["nonbonded"], axis=0), jnp.sum(sums["solvent"], axis=0))
 
 
 def pair_energy_and_gradient(
@@ -72,74 +66,67 @@ def pair_energy_and_gradient(
     a function of one atom. Arguments as for ``pair_energies``.
     """
     zero = _zero(positions)
-    inverse_born = energy = of_radii = zero
+    sums, partners = {"energy": zero, "of_radii": zero}, {"positions": positions}
+    inverse_born = zero
+    of_descreening: Any = None
     if solvent is not None:
-        inverse_born, born_pullback = jax.vjp(
-            lambda sums: gb.inverse_born_radii(solvent, sums), _descreening(solvent, positions)
-        )
-        energy, self_pullback = jax.vjp(lambda b: gb.self_energies(solvent, b), inverse_born)
-        (of_radii,) = self_pullback(jnp.ones_like(energy))
+        descreening, of_descreening = _descreening(solvent, positions, with_slopes=True)
+        inverse_born, born_pullback = jax.vjp(lambda sums: gb.inverse_born_radii(solvent, sums), descreening)
+        sums["energy"], self_pullback = jax.vjp(lambda b: gb.self_energies(solvent, b), inverse_born)
+        (sums["of_radii"],) = self_pullback(jnp.ones_like(inverse_born))
+        partners["inverse_born"] = inverse_born
 
-    # Each atom's half of the energies of its pairs, and the derivatives with respect to it.
-    def meet(sums: tuple[Array, ...], partners: tuple[Array, Array], tables: dict[str, Array]) -> tuple[Array, ...]:
-        energy, gradient, of_radii = sums
-        difference = positions - partners[0]
+    def meet(met: dict[str, Array], tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
+        squared = _squared_distance(positions - met["positions"])
+        value, slope = (zero, zero) if nonbonded is None else _vacuum_and_slope(squared, tables)
+        if solvent is None:
+            return {"energy": value, "of_radii": zero}, {}, slope
+        screening = gb.screening_slopes(solvent, squared, inverse_born * met["inverse_born"])
+        value, slope = value - tables["charges"] * screening[0], slope - tables["charges"] * screening[1]
+        of_product = -tables["charges"] * screening[2]
+        of_mine, of_theirs = of_product * met["inverse_born"], of_product * inverse_born
+        return {"energy": value, "of_radii": of_mine}, {"of_radii": of_theirs}, slope
 
-        squared = _squared_distance(difference)
-        value, of_squared = (zero, zero) if nonbonded is None else _vacuum_and_slope(squared, tables)
+    mutual = () if solvent is None else ("of_radii",)
+    sums, of_squared = over_pairs(meet, sums, mutual, partners, _tables(nonbonded, solvent), positions.dtype)
+    energy, partners = jnp.sum(sums["energy"], axis=0), {"positions": positions}
+    if solvent is not None:
+        (partners["of_descreening"],) = born_pullback(sums["of_radii"])
+        of_squared = list(zip(of_squared, of_descreening, strict=True))
+
+    def pull(met: dict[str, Array], _: dict[str, Array], kept: Any) -> tuple[Any, Any, None]:
         if solvent is not None:
-            product = inverse_born * partners[1]
-            screening, slope, by_product = gb.screening_slopes(solvent, squared, product)
-            value, of_squared = value - tables["charges"] * screening, of_squared - tables["charges"] * slope
-            of_radii -= tables["charges"] * by_product * partners[1]
-        return energy + 0.5 * value, gradient + _along(of_squared, difference), of_radii
+            kept, (mine, theirs) = kept
+            kept += partners["of_descreening"] * mine + met["of_descreening"] * theirs
+        force = 2.0 * kept * (positions - met["positions"])
+        return {"gradient": force}, {"gradient": -force}, None
 
-    shifts = np.arange(1, positions.shape[1])
-    tables = _tables(nonbonded, solvent, shifts)
-    sums = (energy, 0.0 * positions, of_radii)
-    energy, gradient, of_radii = over_shifts(meet, sums, (positions, inverse_born), tables, positions.dtype)
-    if solvent is None:
-        return jnp.sum(energy, axis=0), gradient
-    (slope,) = born_pullback(of_radii)
-    there, back = gb.descreening_tables(solvent, shifts), gb.descreening_tables(solvent, shifts, backward=True)
-    offset_radius = column(solvent.offset_radius_nm, positions.dtype)
-
-    # An atom moves its own descreening by the partner and the partner's by itself.
-    def turn(gradient: Positions, partners: tuple[Array, Array], tables: dict[str, Array]) -> Positions:
-        difference = positions - partners[0]
-        forward = {name: table for name, table in tables.items() if not name.startswith("back_")}
-        backward = {name.removeprefix("back_"): table for name, table in tables.items() if name.startswith("back_")}
-
-        squared = _squared_distance(difference)
-        mine = gb.descreening_slope(solvent, squared, offset_radius, forward)
-        theirs = gb.descreening_slope(solvent, squared, backward["offset_radius"], backward)
-        return gradient + _along(slope * mine + partners[1] * theirs, difference)
-
-    tables = there | {f"back_{name}": table for name, table in back.items()}
-    gradient = over_shifts(turn, gradient, (positions, slope), tables, positions.dtype)
-    return jnp.sum(energy, axis=0), gradient
+    sums = {"gradient": 0.0 * positions}
+    sums, _ = over_pairs(pull, sums, ("gradient",), partners, {}, positions.dtype, of_squared)
+    return energy, sums["gradient"]
 
 
-def _descreening(solvent: GeneralizedBorn, positions: Positions) -> Float[Array, "atoms batch"]:
-    """I of each atom: the sum over all others."""
-    shifts = np.arange(1, positions.shape[1])
-    offset_radius = column(solvent.offset_radius_nm, positions.dtype)
+def _descreening(
+    solvent: GeneralizedBorn, positions: Positions, with_slopes: bool
+) -> tuple[Float[Array, "atoms batch"], Any]:
+    """I of each atom, the sum over all others; and the derivatives of each pair's two parts with respect to r²."""
 
-    def meet(total: Array, partner: Positions, tables: dict[str, Array]) -> Array:
+    def meet(partner: Positions, tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
         squared = _squared_distance(partner - positions)
-        return total + gb.descreening_of_pair(solvent, squared, offset_radius, tables)
+        ways = gb.both_ways(tables)
+        mine, theirs = (gb.descreening_of_pair(solvent, squared, way) for way in ways)
+        slopes = tuple(gb.descreening_slope(solvent, squared, way) for way in ways) if with_slopes else None
+        return {"descreening": mine}, {"descreening": theirs}, slopes
 
-    tables = gb.descreening_tables(solvent, shifts)
-    return over_shifts(meet, _zero(positions), positions, tables, positions.dtype)
+    sums = {"descreening": _zero(positions)}
+    tables = gb.descreening_tables(solvent)
+    sums, slopes = over_pairs(meet, sums, ("descreening",), positions, tables, positions.dtype)
+    return sums["descreening"], slopes
 
 
-def _tables(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None, shifts: Any) -> dict[str, np.ndarray]:
-    tables: dict[str, np.ndarray] = {}
-    if nonbonded is not None:
-        tables |= {name: table_by_shift(matrix, shifts) for name, matrix in nonbonded._asdict().items()}
-    if solvent is not None:
-        tables["charges"] = table_by_shift(np.multiply.outer(solvent.charge, solvent.charge), shifts)
-    return tables
+def _tables(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None) -> dict[str, np.ndarray]:
+    tables: dict[str, np.ndarray] = {} if nonbonded is None else nonbonded._asdict()
+    return tables if solvent is None else tables | {"charges": np.multiply.outer(solvent.charge, solvent.charge)}
 
 
 def _vacuum(squared: Array, tables: dict[str, Array]) -> Array:
@@ -161,22 +148,11 @@ def _vacuum_and_slope(squared: Array, tables: dict[str, Array]) -> tuple[Array, 
     return coulomb + repulsion - dispersion, slope
 
 
-def _screening(
-    solvent: GeneralizedBorn, squared: Array, inverse_born: Array, partner: Array, tables: dict[str, Array]
-) -> Array:
-    return -tables["charges"] * gb.screening(solvent, squared, inverse_born * partner)
-
-
 def _squared_distance(difference: Positions) -> Float[Array, "atoms batch"]:
     """r² kept so far from zero that r⁻¹⁴ and with it every force is finite."""
     shortest = 1.5 * float(jnp.finfo(difference.dtype).max) ** (-1.0 / 14.0)  # 0.0027 nm in float32
     squared = difference[0] ** 2 + difference[1] ** 2 + difference[2] ** 2
     return jnp.maximum(squared, shortest**2)
-
-
-def _along(of_squared: Array, difference: Positions) -> Positions:
-    """The gradient from the derivative with respect to r²."""
-    return 2.0 * of_squared * difference
 
 
 def _zero(positions: Positions) -> Float[Array, "atoms batch"]:

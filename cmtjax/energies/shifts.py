@@ -2,74 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-# Shifts that a compiler fuses into one pass over memory. It vectorizes them with constant slices only, and gives up on
-# too many of them.
-_SHIFTS_AT_ONCE = 8
+# Shifts that a compiler sees at a time: slices with constant bounds are what it fuses and vectorizes. More of them
+# compile longer, fewer turn the arrays around more often.
+_SHIFTS_AT_ONCE = 4
 
-# A partner that fills up a group and meets nobody: nothing reaches an atom of such a radius. Other numbers are zero.
-_MEETS_NOTHING = {"scaled_radius": -1e3, "back_scaled_radius": -1e3, "back_offset_radius": 1.0}
+# For a pair that is not to be counted: nothing reaches an atom of such a radius. Other numbers are zero.
+_MEETS_NOTHING = {
+    "scaled_radius": -1e3,
+    "back_scaled_radius": -1e3,
+    "offset_radius": 1.0,
+    "back_offset_radius": 1.0,
+}
+
+Sums = dict[str, Float[Array, "*rest atoms batch"]]
 
 
-def over_shifts(
-    meet: Callable[[Any, Any, dict[str, Array]], Any],
-    sums: Any,
+def over_pairs(
+    meet: Callable[[Any, dict[str, Array], Any], tuple[Sums, Sums, Any]],
+    sums: Sums,
+    mutual: Sequence[str],
     partners: Any,
-    tables: dict[str, Float[np.ndarray, "shifts atoms"]],
+    tables: dict[str, Float[np.ndarray, "atoms atoms"]],
     dtype: Any,
-) -> Any:
-    """Repeats ``sums = meet(sums, partners of a shift, the shift's columns of the tables)`` over all shifts from 1 on.
+    kept: Any = None,
+) -> tuple[Sums, Any]:
+    """Adds up, for every atom, what all pairs that it is in contribute; each pair is met once.
 
     Args:
-      meet: adds the pairs of one shift.
-      sums: what to start from.
-      partners: pytree of (…, atoms, batch): what ``meet`` gets of the atoms i + shift (mod N).
-      tables: row s − 1 holds a number for each atom i and its partner i + s; ``meet`` gets them as (atoms, 1).
+      meet: gets the partners of all atoms (as ``partners``), the tables' entries of these pairs, (atoms, 1), and what
+        was kept of them, if anything; returns what the pairs add to the sums of each atom, what they add to the
+        ``mutual`` sums of its partner, and what to keep: a pytree of (atoms, batch).
+      sums: by name, what to start from.
+      mutual: names of the sums that partners get something of, too.
+      partners: pytree of (…, atoms, batch), properties of the atoms that ``meet`` needs of partners.
+      tables: numbers of pairs, with the atom in the row and its partner in the column. A pair that is not to be counted
+        gets numbers that must contribute zero: 0, but for ``_MEETS_NOTHING``.
       dtype: of the computation.
+      kept: what an earlier call kept, of the same atoms.
+
+    Returns:
+      The sums, and what was kept: to be given to another call.
     """
-    num_shifts, num_atoms = next(iter(tables.values()), np.zeros((0, 0))).shape
+    num_atoms = next(iter(sums.values())).shape[-2]
+    num_shifts = num_atoms // 2
     if num_shifts == 0:
-        return sums
+        return sums, []
     num_groups = -(-num_shifts // _SHIFTS_AT_ONCE)
     size = -(-num_shifts // num_groups)
-    padding = ((0, num_groups * size - num_shifts), (0, 0))
     columns = {
-        name: jnp.asarray(
-            np.pad(table, padding, constant_values=_MEETS_NOTHING.get(name, 0.0)).reshape(
-                num_groups, size, num_atoms, 1
-            ),
-            dtype,
-        )
-        for name, table in tables.items()
+        name: jnp.asarray(_by_shift(name, table, num_groups, size), dtype)[..., None] for name, table in tables.items()
     }
-    # The partners of shift s are a slice of what is carried, at a place that does not depend on the group.
+    # The partners of shift s are a slice of what is carried, at a place that does not depend on the group; what is for
+    # them is added at that place, too.
     carried = jax.tree.map(lambda x: _turned(jnp.concatenate([x, x], axis=-2), 1), partners)
+    # A product, since under shard_map a constant would have another type than what is added.
+    reactions = {name: 0.0 * jnp.concatenate([sums[name], sums[name]], axis=-2) for name in mutual}
 
-    def group(carry: tuple[Any, Any], columns: dict[str, Array]) -> tuple[tuple[Any, Any], None]:
-        sums, carried = carry
+    def group(carry: tuple[Sums, Sums, Any], inputs: tuple[dict[str, Array], Any]) -> tuple[Any, Any]:
+        (sums, reactions, carried), (columns, kept) = carry, inputs
+        kept_now = []
         for shift in range(size):
-            partners = jax.tree.map(lambda x, s=shift: x[..., s : s + num_atoms, :], carried)
-            sums = meet(sums, partners, {name: column[shift] for name, column in columns.items()})
-        return (sums, jax.tree.map(lambda x: _turned(x, size), carried)), None
+            met = jax.tree.map(lambda x, s=shift: x[..., s : s + num_atoms, :], carried)
+            own, reaction, keep = meet(
+                met, {name: column[shift] for name, column in columns.items()}, None if kept is None else kept[shift]
+            )
+            sums = {name: total + own[name] for name, total in sums.items()}
+            reactions = {
+                name: total.at[..., shift : shift + num_atoms, :].add(reaction[name])
+                for name, total in reactions.items()
+            }
+            kept_now.append(keep)
+        reactions = jax.tree.map(lambda x: _twice(_turned(_folded(x), size)), reactions)
+        return (sums, reactions, jax.tree.map(lambda x: _turned(x, size), carried)), kept_now
 
+    carry = (sums, reactions, carried)
     if num_groups == 1:
-        return group((sums, carried), {name: column[0] for name, column in columns.items()})[0][0]
-    return jax.lax.scan(group, (sums, carried), columns)[0][0]
-
-
-def table_by_shift(
-    matrix: Float[np.ndarray, "atoms atoms"], shifts: Int[np.ndarray, " shifts"]
-) -> Float[np.ndarray, "shifts atoms"]:
-    """Row s holds the entries (i, i + s mod N)."""
-    atoms = np.arange(len(matrix))
-    return matrix[atoms, (atoms + shifts[:, None]) % len(matrix)]
+        first = jax.tree.map(lambda x: x[0], (columns, kept))
+        (sums, reactions, _), kept = group(carry, first)
+        kept = jax.tree.map(lambda x: x[None], kept)
+    else:
+        (sums, reactions, _), kept = jax.lax.scan(group, carry, (columns, kept))
+    back = -(1 + num_groups * size) % num_atoms
+    reactions = jax.tree.map(lambda x: _turned(_folded(x), back), reactions)
+    return {name: total + reactions[name] if name in reactions else total for name, total in sums.items()}, kept
 
 
 def column(values: Float[np.ndarray, "atoms"], dtype: Any) -> Float[Array, "atoms 1"]:
@@ -77,6 +100,27 @@ def column(values: Float[np.ndarray, "atoms"], dtype: Any) -> Float[Array, "atom
     return jnp.asarray(values, dtype)[:, None]
 
 
-def _turned(twice: Float[Array, "*rest double_atoms batch"], size: int) -> Float[Array, "*rest double_atoms batch"]:
-    """The array with ``size`` atoms moved from its beginning to its end."""
-    return jnp.concatenate([twice[..., size:, :], twice[..., :size, :]], axis=-2)
+def _by_shift(
+    name: str, table: Float[np.ndarray, "atoms atoms"], num_groups: int, size: int
+) -> Float[np.ndarray, "groups shifts atoms"]:
+    """Entries (i, i + s mod N) at each shift s; pairs that were met before, from N/2 on, do not count."""
+    num_atoms = len(table)
+    atoms, shifts = np.arange(num_atoms), np.arange(1, num_groups * size + 1)[:, None]
+    counts = (2 * shifts < num_atoms) | ((2 * shifts == num_atoms) & (atoms < num_atoms // 2))
+    entries = np.where(counts, table[atoms, (atoms + shifts) % num_atoms], _MEETS_NOTHING.get(name, 0.0))
+    return entries.reshape(num_groups, size, num_atoms)
+
+
+def _turned(x: Float[Array, "*rest rows batch"], size: int) -> Float[Array, "*rest rows batch"]:
+    """The array with ``size`` rows moved from its beginning to its end."""
+    return jnp.concatenate([x[..., size:, :], x[..., :size, :]], axis=-2)
+
+
+def _folded(twice: Float[Array, "*rest double_atoms batch"]) -> Float[Array, "*rest atoms batch"]:
+    num_atoms = twice.shape[-2] // 2
+    return twice[..., :num_atoms, :] + twice[..., num_atoms:, :]
+
+
+def _twice(x: Float[Array, "*rest atoms batch"]) -> Float[Array, "*rest double_atoms batch"]:
+    """With room for what runs over the end; the second half is zero, but of the type of the first."""
+    return jnp.concatenate([x, 0.0 * x], axis=-2)
