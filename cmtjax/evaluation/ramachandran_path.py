@@ -143,7 +143,11 @@ def describe_basin_path(
         place = f"basin {basin + 1} at ({phi:.0f}°, {psi:.0f}°)".replace("-", "−")
         text = f"{place}: its core, {100 * truth:.2g} % of the truth, "
         if np.all(is_lost):
-            sentences.append(text + "is missing from the first step on.")
+            most = int(np.argmax(shares))
+            sentences.append(
+                text + f"never has {100 * min_ratio * truth:.2g} % of the samples "
+                f"(at most {100 * shares[most]:.2g} %, at step {steps[most]})."
+            )
             continue
         first = int(np.flatnonzero(~is_lost)[-1]) + 1
         sentences.append(

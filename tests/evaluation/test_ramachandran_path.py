@@ -97,9 +97,9 @@ def test_basins_along_the_path(lost):
     assert sentence.startswith("basin 3 at (5")
     assert "from step 13 on (0 %; 0 % at step 15)" in sentence
     assert describe_basin_path(steps[:2], path._replace(core_weights=path.core_weights[:2]), basins) == []
-    always = path._replace(core_weights=0 * path.core_weights)
-    assert [text.split(", ")[-1] for text in describe_basin_path(steps, always, basins)] == [
-        f"{100 * share:.2g} % of the truth, is missing from the first step on.".split(", ")[-1]
+    rare = path._replace(core_weights=np.arange(1, 6)[:, None] * 0.01 * path.core_truth)
+    assert [text.split(" of the truth, ")[1] for text in describe_basin_path(steps, rare, basins)] == [
+        f"never has {100 * 0.1 * share:.2g} % of the samples (at most {100 * 0.05 * share:.2g} %, at step {steps[-1]})."
         for share in path.core_truth
     ]
     with pytest.raises(ValueError, match=r"counts must have the \(100, 100\) bins of basins, got shape \(2, 50, 50\)"):
