@@ -63,10 +63,14 @@ def screening_slopes(solvent: GeneralizedBorn, squared: Array, inverse_product: 
     return value, of_square * (1.0 - 0.25 * decay), -of_square * decay * product * (product + 0.25 * squared)
 
 
-def descreening_tables(solvent: GeneralizedBorn) -> dict[str, Float[np.ndarray, "atoms atoms"]]:
+def descreening_tables(
+    solvent: GeneralizedBorn, *, with_back: bool = False
+) -> dict[str, Float[np.ndarray, "atoms atoms"]]:
     """What ``descreening_of_pair`` needs of an atom (row) and its partner (column), for ``over_pairs``.
 
-    Names that begin with ``back_`` are for the partner's descreening by the atom, see ``both_ways``.
+    Args:
+      solvent: the parameters.
+      with_back: with what the partner's descreening by the atom needs, under names for ``both_ways``.
     """
     num_atoms = solvent.charge.size
     tables = {
@@ -77,7 +81,7 @@ def descreening_tables(solvent: GeneralizedBorn) -> dict[str, Float[np.ndarray, 
         tables["neck_height"] = solvent.neck_height
         tables["neck_distance"] = solvent.neck_distance_nm
         tables["neck_end"] = np.add.outer(solvent.radius_nm, solvent.radius_nm) + solvent.neck_range_nm
-    return tables | {f"back_{name}": table.T for name, table in tables.items()}
+    return tables | ({f"back_{name}": table.T for name, table in tables.items()} if with_back else {})
 
 
 def both_ways(tables: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

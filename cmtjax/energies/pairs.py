@@ -40,7 +40,7 @@ def pair_energies(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None, 
     zero = _zero(positions)
     sums, partners = {"nonbonded": zero, "solvent": zero}, {"positions": positions}
     if solvent is not None:
-        descreening, _ = _descreening(solvent, positions, with_slopes=False)
+        descreening = _descreening(solvent, positions)
         partners["inverse_born"] = gb.inverse_born_radii(solvent, descreening)
         sums["solvent"] = gb.self_energies(solvent, partners["inverse_born"])
 
@@ -70,7 +70,7 @@ def pair_energy_and_gradient(
     inverse_born = zero
     of_descreening: Any = None
     if solvent is not None:
-        descreening, of_descreening = _descreening(solvent, positions, with_slopes=True)
+        descreening, of_descreening = _descreening_and_slopes(solvent, positions)
         inverse_born, born_pullback = jax.vjp(lambda sums: gb.inverse_born_radii(solvent, sums), descreening)
         sums["energy"], self_pullback = jax.vjp(lambda b: gb.self_energies(solvent, b), inverse_born)
         (sums["of_radii"],) = self_pullback(jnp.ones_like(inverse_born))
@@ -106,22 +106,30 @@ def pair_energy_and_gradient(
     return energy, sums["gradient"]
 
 
-def _descreening(
-    solvent: GeneralizedBorn, positions: Positions, with_slopes: bool
-) -> tuple[Float[Array, "atoms batch"], Any]:
-    """I of each atom, the sum over all others; and the derivatives of each pair's two parts with respect to r²."""
+def _descreening(solvent: GeneralizedBorn, positions: Positions) -> Float[Array, "atoms batch"]:
+    """I of each atom: the sum over all others."""
+
+    # Both ways at a time, as below, take longer: mutual sums cost more than they spare here.
+    def meet(partner: Positions, tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
+        return {"sum": gb.descreening_of_pair(solvent, _squared_distance(partner - positions), tables)}, {}, None
+
+    sums, tables = {"sum": _zero(positions)}, gb.descreening_tables(solvent)
+    sums, _ = over_pairs(meet, sums, (), positions, tables, positions.dtype, from_both_sides=True)
+    return sums["sum"]
+
+
+def _descreening_and_slopes(solvent: GeneralizedBorn, positions: Positions) -> tuple[Float[Array, "atoms batch"], Any]:
+    """I of each atom, and the derivatives of each pair's two contributions with respect to r²."""
 
     def meet(partner: Positions, tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
         squared = _squared_distance(partner - positions)
         ways = gb.both_ways(tables)
         mine, theirs = (gb.descreening_of_pair(solvent, squared, way) for way in ways)
-        slopes = tuple(gb.descreening_slope(solvent, squared, way) for way in ways) if with_slopes else None
-        return {"descreening": mine}, {"descreening": theirs}, slopes
+        return {"sum": mine}, {"sum": theirs}, tuple(gb.descreening_slope(solvent, squared, way) for way in ways)
 
-    sums = {"descreening": _zero(positions)}
-    tables = gb.descreening_tables(solvent)
-    sums, slopes = over_pairs(meet, sums, ("descreening",), positions, tables, positions.dtype)
-    return sums["descreening"], slopes
+    sums, tables = {"sum": _zero(positions)}, gb.descreening_tables(solvent, with_back=True)
+    sums, slopes = over_pairs(meet, sums, ("sum",), positions, tables, positions.dtype)
+    return sums["sum"], slopes
 
 
 def _tables(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None) -> dict[str, np.ndarray]:

@@ -33,6 +33,8 @@ def over_pairs(
     tables: dict[str, Float[np.ndarray, "atoms atoms"]],
     dtype: Any,
     kept: Any = None,
+    *,
+    from_both_sides: bool = False,
 ) -> tuple[Sums, Any]:
     """Adds up, for every atom, what all pairs that it is in contribute; each pair is met once.
 
@@ -47,18 +49,20 @@ def over_pairs(
         gets numbers that must contribute zero: 0, but for ``_MEETS_NOTHING``.
       dtype: of the computation.
       kept: what an earlier call kept, of the same atoms.
+      from_both_sides: meet each pair twice, from either atom, and nothing is mutual.
 
     Returns:
       The sums, and what was kept: to be given to another call.
     """
     num_atoms = next(iter(sums.values())).shape[-2]
-    num_shifts = num_atoms // 2
+    num_shifts = num_atoms - 1 if from_both_sides else num_atoms // 2
     if num_shifts == 0:
         return sums, []
     num_groups = -(-num_shifts // _SHIFTS_AT_ONCE)
     size = -(-num_shifts // num_groups)
     columns = {
-        name: jnp.asarray(_by_shift(name, table, num_groups, size), dtype)[..., None] for name, table in tables.items()
+        name: jnp.asarray(_by_shift(name, table, num_groups, size, from_both_sides), dtype)[..., None]
+        for name, table in tables.items()
     }
     # The partners of shift s are a slice of what is carried, at a place that does not depend on the group; what is for
     # them is added at that place, too.
@@ -101,12 +105,13 @@ def column(values: Float[np.ndarray, "atoms"], dtype: Any) -> Float[Array, "atom
 
 
 def _by_shift(
-    name: str, table: Float[np.ndarray, "atoms atoms"], num_groups: int, size: int
+    name: str, table: Float[np.ndarray, "atoms atoms"], num_groups: int, size: int, from_both_sides: bool
 ) -> Float[np.ndarray, "groups shifts atoms"]:
-    """Entries (i, i + s mod N) at each shift s; pairs that were met before, from N/2 on, do not count."""
+    """Entries (i, i + s mod N) at each shift s; pairs that were met before, and beyond the last shift, do not count."""
     num_atoms = len(table)
     atoms, shifts = np.arange(num_atoms), np.arange(1, num_groups * size + 1)[:, None]
-    counts = (2 * shifts < num_atoms) | ((2 * shifts == num_atoms) & (atoms < num_atoms // 2))
+    is_first = (2 * shifts < num_atoms) | ((2 * shifts == num_atoms) & (atoms < num_atoms // 2))
+    counts = np.broadcast_to(shifts < num_atoms, is_first.shape) if from_both_sides else is_first
     entries = np.where(counts, table[atoms, (atoms + shifts) % num_atoms], _MEETS_NOTHING.get(name, 0.0))
     return entries.reshape(num_groups, size, num_atoms)
 

@@ -8,7 +8,9 @@ import pytest
 from cmtjax.energies.shifts import over_pairs
 
 
-@pytest.mark.parametrize("num_atoms", [1, 2, 3, 8, 9, 16, 17])  # none, one and several groups of shifts, odd and even
+@pytest.mark.parametrize(
+    "num_atoms", [1, 2, 3, 8, 9, 10, 16, 17]
+)  # none, one and several groups of shifts, odd and even
 def test_every_pair_is_met_once_and_what_is_kept_comes_back(num_atoms):
     # Whole numbers: sums are exact in any order.
     rng = np.random.default_rng(num_atoms)
@@ -22,6 +24,9 @@ def test_every_pair_is_met_once_and_what_is_kept_comes_back(num_atoms):
     def take(_, tables, kept):
         return {"sum": kept}, {"sum": -kept}, None
 
+    def all_others(met, tables, _):
+        return {"sum": tables["table"] * met}, {}, None
+
     zero = jnp.zeros_like(x)
 
     @jax.jit
@@ -29,6 +34,7 @@ def test_every_pair_is_met_once_and_what_is_kept_comes_back(num_atoms):
         tables = {"table": table.astype(np.float64)}
         sums, kept = over_pairs(meet, {"mine": zero + 1.0, "both": zero}, ("both",), x, tables, x.dtype)
         again, _ = over_pairs(take, {"sum": zero}, ("sum",), x, {}, x.dtype, kept)
+        sums["twice"] = over_pairs(all_others, {"sum": zero}, (), x, tables, x.dtype, from_both_sides=True)[0]["sum"]
         return sums, again["sum"]
 
     sums, again = jax.device_get(run())
@@ -46,3 +52,4 @@ def test_every_pair_is_met_once_and_what_is_kept_comes_back(num_atoms):
     np.testing.assert_array_equal(sums["mine"], mine)
     np.testing.assert_array_equal(sums["both"], both)
     np.testing.assert_array_equal(again, difference)
+    np.testing.assert_array_equal(sums["twice"], (table - np.diag(np.diag(table))) @ values)
