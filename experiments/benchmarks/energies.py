@@ -1,4 +1,4 @@
-"""Energies on the device against the OpenMM worker pool and one bare OpenMM loop."""
+"""Energies on the device, alone and with gradients, against the OpenMM worker pool and one bare OpenMM loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def benchmark(name: str, batch_sizes: Sequence[int], num_workers: int, num_round
       num_rounds: turns.
     """
     molecule = published(name)
-    energy = jax.jit(amber_energy(molecule.system))
+    energy_fn = amber_energy(molecule.system)
+    energy, with_gradient = jax.jit(energy_fn), jax.jit(jax.value_and_grad(lambda x: jnp.sum(energy_fn(x))))
     rows = []
     with OpenMMPool(molecule.system, num_workers) as pool:
         context = create_context(molecule.system, pool.platform_name)
@@ -38,10 +39,12 @@ def benchmark(name: str, batch_sizes: Sequence[int], num_workers: int, num_round
             host_batch = disturbed_positions(molecule, size)
             batch = jnp.asarray(host_batch, jnp.float32)
             compiled, compilation = compile_seconds(energy.lower(batch))
+            gradient, _ = compile_seconds(with_gradient.lower(batch))
             pool_batch, bare_batch = host_batch[:_LARGEST_POOL_BATCH], host_batch[:_LARGEST_BARE_BATCH]
             functions, numbers = {}, {}
             for kind, function, count in (
                 ("device", lambda c=compiled, b=batch: c(b), size),
+                ("gradient", lambda c=gradient, b=batch: c(b), size),
                 ("pool", lambda b=pool_batch: pool.evaluate(b), len(pool_batch)),
                 ("bare", lambda b=bare_batch: bare_loop(context, b), len(bare_batch)),
             ):
@@ -55,6 +58,8 @@ def benchmark(name: str, batch_sizes: Sequence[int], num_workers: int, num_round
                     "batch": size,
                     **{f"{kind}_per_second": float(np.median(rate)) for kind, rate in rates.items()},
                     "device_over_pool": float(np.median(rates["device"] / rates["pool"])),
+                    # Of an energy with its gradient over that of an energy alone, on the device.
+                    "gradient_time_ratio": float(np.median(rates["device"] / rates["gradient"])),
                     "platform": pool.platform_name,
                     "compile_seconds": compilation,
                     "temporary_mib": temporary_mib(compiled),

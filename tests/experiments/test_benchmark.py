@@ -128,6 +128,7 @@ def test_energies(tmp_path):
     for row in written["rows"]:
         # One turn: its ratio is that of its rates.
         assert row["device_over_pool"] == pytest.approx(row["device_per_second"] / row["pool_per_second"])
+        assert row["gradient_time_ratio"] == pytest.approx(row["device_per_second"] / row["gradient_per_second"])
         assert row["bare_per_second"] > 0.0
         assert math.isfinite(row["temporary_mib"])
         assert row["peak_mib"] > 10.0  # Python alone takes more
