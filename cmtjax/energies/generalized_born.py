@@ -45,8 +45,7 @@ def screening(solvent: GeneralizedBorn, squared: Array, inverse_product: Array) 
 
     Without tanh (HCT) an atom buried in a clash can get a negative B, and f² with it: then it is NaN.
     """
-    inverse_f = jax.lax.rsqrt(squared + jnp.exp(-0.25 * squared * inverse_product) / inverse_product)
-    return _dielectric(solvent, inverse_f) * inverse_f
+    return screening_slopes(solvent, squared, inverse_product)[0]
 
 
 def screening_slopes(solvent: GeneralizedBorn, squared: Array, inverse_product: Array) -> tuple[Array, Array, Array]:

@@ -47,7 +47,7 @@ def pair_energies(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None, 
     def meet(met: dict[str, Array], tables: dict[str, Array], _: None) -> tuple[Any, Any, Any]:
         squared, added = _squared_distance(met["positions"] - positions), {"nonbonded": zero, "solvent": zero}
         if nonbonded is not None:
-            added["nonbonded"] = _vacuum(squared, tables)
+            added["nonbonded"] = _vacuum_and_slope(squared, tables)[0]
         if solvent is not None:
             screening = gb.screening(solvent, squared, partners["inverse_born"] * met["inverse_born"])
             added["solvent"] = -tables["charges"] * screening
@@ -137,16 +137,8 @@ def _tables(nonbonded: Nonbonded | None, solvent: GeneralizedBorn | None) -> dic
     return tables if solvent is None else tables | {"charges": np.multiply.outer(solvent.charge, solvent.charge)}
 
 
-def _vacuum(squared: Array, tables: dict[str, Array]) -> Array:
-    """q/r + a/r¹² − c/r⁶."""
-    inverse = jax.lax.rsqrt(squared)
-    inverse_6 = (inverse * inverse) ** 3
-    lennard_jones = inverse_6 * (tables["repulsion"] * inverse_6 - tables["dispersion"])
-    return tables["coulomb"] * inverse + lennard_jones
-
-
 def _vacuum_and_slope(squared: Array, tables: dict[str, Array]) -> tuple[Array, Array]:
-    """``_vacuum`` and its derivative with respect to r²."""
+    """q/r + a/r¹² − c/r⁶ and its derivative with respect to r², which compilers drop where nobody takes it."""
     inverse = jax.lax.rsqrt(squared)
     inverse_2 = inverse * inverse
     inverse_6 = inverse_2**3
